@@ -1,0 +1,253 @@
+"""Scikit-learn's handwritten digits, enlarged to a training set that is worth large batches.
+
+The 1,797 real 8x8 images are split by source image before anything else: 360 originals are held out for
+evaluation and no transformed copy of them is ever trained on. The other 1,437 are kept and expanded with random
+affine and elastic transforms. The expansion is made once per set of arguments and cached through `datasets`.
+"""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.nn import functional
+
+NUM_CLASSES = 10
+NUM_HELD_OUT = 360
+IMAGE_SIZE = 8
+# The held-out images are the same for every seed of the recipe, so that accuracies can be compared.
+SPLIT_SEED = 0
+# Part of the cache key: raise it whenever the generated images change.
+CACHE_VERSION = 1
+
+MAX_ROTATION_RAD = np.deg2rad(15.0)
+MAX_LOG_SCALE = 0.15
+MAX_SHEAR = 0.2
+MAX_SHIFT_PIXELS = 0.8
+ELASTIC_RMS_PIXELS = 0.3
+ELASTIC_SMOOTHING_PIXELS = 2.0
+
+
+class Digits:
+    """Classification of 8x8 digits with a small convolutional net that has batch norm.
+
+    Args:
+        hidden: Channels of the first convolution; the later ones have twice as many.
+        num_train_images: Size of the training set: the 1,437 training originals (at least) and their transforms.
+        seed: Seed of the random transforms. It changes neither the held-out images nor the initial weights.
+
+    Raises:
+        ValueError: If `hidden` is not positive, or `num_train_images` is less than the training originals.
+    """
+
+    def __init__(self, hidden: int = 32, num_train_images: int = 60_000, seed: int = 0) -> None:
+        if hidden < 1:
+            raise ValueError(f"Invalid hidden value: {hidden}. Must be at least 1.")
+        self.hidden = hidden
+        self.num_train_images = num_train_images
+        self.seed = seed
+
+    def build_model(self) -> nn.Module:
+        """Return the net: images `(batch, 1, 8, 8)` to logits `(batch, 10)`."""
+        width = self.hidden
+        return nn.Sequential(
+            *_convolution(1, width, stride=1),
+            *_convolution(width, 2 * width, stride=2),
+            *_convolution(2 * width, 2 * width, stride=1),
+            nn.Flatten(),
+            nn.Linear(2 * width * (IMAGE_SIZE // 2) ** 2, NUM_CLASSES),
+        )
+
+    def build_datasets(self) -> tuple["DigitImages", "DigitImages"]:
+        """Return the training images and the 360 held-out originals."""
+        train_originals, held_out = split_originals()
+        train = cached_expansion(train_originals, self.num_train_images, self.seed)
+        return DigitImages(train), DigitImages(held_out)
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return float `images` `(batch, 1, 8, 8)` in [-1, 1] and int64 `labels` `(batch,)`."""
+        pixels = torch.from_numpy(np.stack([sample["pixels"] for sample in samples]))
+        images = pixels.view(-1, 1, IMAGE_SIZE, IMAGE_SIZE).float().div_(127.5).sub_(1.0)
+        return {"images": images, "labels": torch.tensor([sample["label"] for sample in samples])}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean cross-entropy in nats, and the accuracy on this batch as a metric."""
+        logits = model(batch["images"])
+        loss = functional.cross_entropy(logits, batch["labels"])
+        return loss, {"accuracy": _accuracy(logits, batch["labels"])}
+
+    def evaluate(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return mean `loss` (nats) and `accuracy` over the batch."""
+        loss, metrics = self.loss(model, batch)
+        return {"loss": loss, **metrics}
+
+
+class DigitImages:
+    """A map-style view of a `datasets.Dataset` of digits, whole in memory (64 bytes per image).
+
+    A random batch of 512 rows takes `datasets` itself 18 ms, a fifth of a training step; from arrays it takes under 1 ms.
+    Samples are `{"pixels": uint8 (64,), "label": int}`.
+
+    Args:
+        dataset: Rows with `pixels`, `label` and `source`, as from `split_originals`.
+
+    Attributes:
+        pixels: Grey levels, `(num_images, 64)`.
+        labels: Classes, `(num_images,)`.
+        sources: Index of the original image that each image was made from, `(num_images,)`.
+    """
+
+    def __init__(self, dataset: datasets.Dataset) -> None:
+        table = dataset.with_format("arrow")[:].combine_chunks()
+        self.pixels: NDArray[np.uint8] = table["pixels"].chunk(0).flatten().to_numpy().reshape(len(dataset), -1)
+        self.labels: NDArray[np.int64] = table["label"].to_numpy()
+        self.sources: NDArray[np.int64] = table["source"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"pixels": self.pixels[index], "label": int(self.labels[index])}
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        pairs = zip(self.pixels[indices], self.labels[indices].tolist(), strict=True)
+        return [{"pixels": pixels, "label": label} for pixels, label in pairs]
+
+
+def split_originals() -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Return the 1,437 training originals and the 360 held-out ones, stratified by class."""
+    pixels, labels = load_digits(return_X_y=True)
+    grey_levels = np.round(pixels * (255 / 16)).astype(np.uint8)
+    train, held_out = train_test_split(
+        np.arange(len(labels)), test_size=NUM_HELD_OUT, random_state=SPLIT_SEED, stratify=labels
+    )
+    return (
+        _as_dataset(grey_levels[train], labels[train], train),
+        _as_dataset(grey_levels[held_out], labels[held_out], held_out),
+    )
+
+
+def cached_expansion(originals: datasets.Dataset, num_images: int, seed: int) -> datasets.Dataset:
+    """Return the originals followed by random transforms of them, made once and then read from the cache.
+
+    The cache lies in the folder that `HF_DATASETS_CACHE` or `HF_HOME` name. Processes that ask at the same time
+    wait for the first one; a process that dies while it writes leaves nothing that could be taken for a cache.
+
+    Args:
+        originals: Images to expand, as from `split_originals`.
+        num_images: Images to return, originals included.
+        seed: Seed of the transforms.
+
+    Raises:
+        ValueError: If `num_images` is less than the number of originals.
+    """
+    if num_images < len(originals):
+        raise ValueError(f"Invalid num_train_images value: {num_images}. Must be at least {len(originals)}.")
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "large-batch-digits"
+    target = folder / f"v{CACHE_VERSION}-seed{seed}-{num_images}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not target.exists():
+            _save_atomically(expand(originals, num_images, seed), target)
+    return datasets.load_from_disk(str(target))
+
+
+def expand(originals: datasets.Dataset, num_images: int, seed: int) -> datasets.Dataset:
+    """Return `num_images` images: the originals themselves, then transforms of them in turn."""
+    images = DigitImages(originals)
+    chosen = np.arange(num_images) % len(images)
+    transformed = transform(images.pixels, chosen[len(images) :], np.random.default_rng(seed))
+    pixels = np.concatenate([images.pixels, transformed.reshape(-1, IMAGE_SIZE**2)])
+    return _as_dataset(pixels, images.labels[chosen], images.sources[chosen])
+
+
+def transform(
+    pixels: NDArray[np.uint8], chosen: NDArray[np.int64], generator: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Return a random affine and elastic transform of every chosen image.
+
+    Args:
+        pixels: All images, `(num_originals, 64)`.
+        chosen: For each image to make, the index of its original, `(num_images,)`.
+        generator: Source of all randomness.
+
+    Returns:
+        Images `(num_images, 8, 8)`.
+    """
+    num_images = len(chosen)
+    center = (IMAGE_SIZE - 1) / 2
+    offsets = np.stack(np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE]) - center  # (2, 8, 8): rows and columns from the center
+    shift = generator.uniform(-MAX_SHIFT_PIXELS, MAX_SHIFT_PIXELS, (num_images, 2, 1, 1))
+    rows_columns = np.einsum("nij,jhw->nihw", _affine_matrices(num_images, generator), offsets)
+    rows_columns += center + shift + _elastic_fields(num_images, generator)
+
+    # One call for all images: the first coordinate picks the original and is always a whole number,
+    # so that the bilinear interpolation never mixes two originals.
+    which = np.broadcast_to(chosen[:, None, None], (num_images, IMAGE_SIZE, IMAGE_SIZE))
+    coordinates = np.stack([which, rows_columns[:, 0], rows_columns[:, 1]])
+    stack = pixels.reshape(-1, IMAGE_SIZE, IMAGE_SIZE).astype(np.float32)
+    return np.round(map_coordinates(stack, coordinates, order=1, cval=0.0)).astype(np.uint8)
+
+
+def _affine_matrices(num_images: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Return random rotation x shear x scale matrices, `(num_images, 2, 2)`, acting on (row, column)."""
+    angle = generator.uniform(-MAX_ROTATION_RAD, MAX_ROTATION_RAD, num_images)
+    shear = generator.uniform(-MAX_SHEAR, MAX_SHEAR, num_images)
+    scale = np.exp(generator.uniform(-MAX_LOG_SCALE, MAX_LOG_SCALE, (num_images, 1, 2)))
+    cos, sin = np.cos(angle), np.sin(angle)
+    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    sheared = np.tile(np.eye(2), (num_images, 1, 1))
+    sheared[:, 1, 0] = shear
+    product: NDArray[np.float64] = rotation @ sheared * scale
+    return product
+
+
+def _elastic_fields(num_images: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Return smooth random displacements in pixels, `(num_images, 2, 8, 8)`."""
+    noise = generator.standard_normal((num_images, 2, IMAGE_SIZE, IMAGE_SIZE))
+    smooth = gaussian_filter(noise, sigma=(0, 0, ELASTIC_SMOOTHING_PIXELS, ELASTIC_SMOOTHING_PIXELS), mode="wrap")
+    fields: NDArray[np.float64] = smooth * (ELASTIC_RMS_PIXELS / np.sqrt(np.mean(smooth**2)))
+    return fields
+
+
+def _convolution(num_inputs: int, num_outputs: int, stride: int) -> list[nn.Module]:
+    """Return a 3x3 convolution with batch norm and ReLU."""
+    convolution = nn.Conv2d(num_inputs, num_outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(num_outputs), nn.ReLU()]
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == labels).float().mean()
+
+
+def _as_dataset(pixels: NDArray[np.uint8], labels: NDArray[Any], sources: NDArray[Any]) -> datasets.Dataset:
+    features = datasets.Features(
+        pixels=datasets.Sequence(datasets.Value("uint8"), length=IMAGE_SIZE**2),
+        label=datasets.Value("int64"),
+        source=datasets.Value("int64"),
+    )
+    # As an Arrow array: `datasets` converts a numpy matrix row by row, which takes longer than making the images.
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), IMAGE_SIZE**2)
+    return datasets.Dataset.from_dict({"pixels": rows, "label": labels, "source": sources}, features=features)
+
+
+def _save_atomically(dataset: datasets.Dataset, target: Path) -> None:
+    """Save under a temporary name beside the target and rename, so that the target is whole or absent."""
+    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        dataset.save_to_disk(str(temporary))
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,1 @@
+"""Distributed save and load, manifests and retention."""

@@ -1,0 +1,64 @@
+"""What a checkpoint says about itself, as JSON beside its tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.errors import CheckpointError
+from orchestrator.core.values import DataPosition
+
+FORMAT = 1
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The state of a job at a step boundary, but for the tensors."""
+
+    step: int
+    """Optimizer steps taken."""
+    world_size: int
+    """Ranks that wrote it; any number may read it."""
+    spec_hash: str
+    """Hash of what defines the training."""
+    data: DataPosition
+    """Where the next step starts reading."""
+    controller: dict[str, Any]
+    """State of the batch controller."""
+    scaler: dict[str, Any]
+    """State of the dynamic loss scale; empty without one."""
+    versions: dict[str, str]
+    """Versions of the libraries that wrote it."""
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read a checkpoint's manifest.
+
+        Raises:
+            CheckpointError: where it is missing, damaged or of another format.
+        """
+        try:
+            fields = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+            found = fields.pop("format")
+            if found != FORMAT:
+                raise CheckpointError(f"{folder}: checkpoint format {found} is not the supported format {FORMAT}.")
+            position = DataPosition(
+                samples=fields["data"]["samples"], stream_states=tuple(fields["data"]["stream_states"])
+            )
+            return cls(**{**fields, "data": position})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder}: the manifest cannot be read ({error}).") from error
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that decide what a checkpoint's numbers mean."""
+    return {name: metadata.version(name) for name in ("torch", "numpy", "large-batch-orchestrator")}

@@ -1,0 +1,1 @@
+"""The seams, the values that cross them, the name tables and the run directory."""

@@ -1,0 +1,126 @@
+"""The seams: what each part promises to the loop. Implementations never import each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from orchestrator.core.values import BatchPlan, DataPosition, ExchangeReport, StepStats
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Recipe(Protocol):
+    """User code: a plain class that knows no ranks, engines or Ray.
+
+    Optional methods: ``evaluate(model, batch)`` returning a mapping of batch means (default: the loss and metrics of
+    ``loss``) and ``collate(samples)`` turning a list of samples into a batch (default: torch's ``default_collate``).
+    """
+
+    def build_model(self) -> nn.Module:
+        """A fresh model; weights are seeded before the call."""
+
+    def build_datasets(self) -> tuple[Any, Any]:
+        """Training and evaluation data, map-style; evaluation may be None."""
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Mean loss over the batch (a scalar with gradient) and named metrics, also means over the batch."""
+
+
+class BatchController(Protocol):
+    """Decides the batch before each step; a state machine over values."""
+
+    def plan(self, stats: StepStats) -> BatchPlan:
+        """The next step's batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to take the same decisions after a resume; JSON values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore ``state_dict``."""
+
+
+class MicroBatch(Protocol):
+    """One rank's share of one backward."""
+
+    batch: Any
+    weight: float
+    """Share of the step's global batch, num_samples / global_batch_size; 0 for padding that keeps ranks in step."""
+    is_last: bool
+
+
+class TrainData(Protocol):
+    """Serves one rank's micro-batches of each step."""
+
+    def step(self, plan: BatchPlan) -> tuple[int, Iterator[MicroBatch]]:
+        """Samples of the step over all ranks, and this rank's micro-batches, equally many on every rank."""
+
+    @property
+    def position(self) -> DataPosition:
+        """Where the next step starts."""
+
+
+class Exchange(Protocol):
+    """Turns local gradients into what the optimizer sees. Never changes parameters."""
+
+    def attach(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Take charge of the gradients of these parameters, in the same order on every rank."""
+
+    def begin(self, *, is_last: bool) -> None:
+        """Called before each backward; after the last one gradients must be exchanged."""
+
+    def finish(self) -> ExchangeReport:
+        """Wait until every ``.grad`` holds the sum over ranks."""
+
+    def clear(self) -> None:
+        """Forget the gradients of the step that was taken."""
+
+
+class Tracker(Protocol):
+    """Carries metrics and events to the run directory and to MLflow. Never raises into training."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of one step."""
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None:
+        """One decision."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class Engine(Protocol):
+    """Owns the model, its optimizer and the step; names no method."""
+
+    model: nn.Module
+
+    def begin_step(self) -> None:
+        """Called before the first micro-batch of a step."""
+
+    def forward_backward(
+        self, micro: MicroBatch, loss: Callable[[nn.Module, Any], tuple[Tensor, Mapping[str, Tensor]]]
+    ) -> dict[str, Tensor]:
+        """Add one micro-batch; returns detached metrics weighted by the micro-batch's share of the step."""
+
+    def step(self, lr: float) -> dict[str, Tensor | float]:
+        """Exchange gradients, update the weights; returns metrics that only the engine knows, equal on all ranks."""
+
+    def evaluating(self) -> AbstractContextManager[nn.Module]:
+        """The model in evaluation mode, without gradients."""
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Model and optimizer tensors under engine-independent names."""
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore ``state_tensors``."""
+
+    def scaler_state(self) -> dict[str, Any]:
+        """State of the dynamic loss scale; empty without one."""
+
+    def load_scaler_state(self, state: Mapping[str, Any]) -> None:
+        """Restore ``scaler_state``."""
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """The recipe's own state_dict, whole, on the CPU."""

@@ -1,0 +1,134 @@
+"""The run directory: the durable record of one job, and the only place that knows its file names. No torch.
+
+<storage>/<name>/
+  job.yaml  resolved.yaml  state.json  events.jsonl  metrics.jsonl  model.safetensors
+  code/     the spec's folder as submitted
+  logs/<attempt>/rank_<k>.log, logs/driver.log
+  checkpoints/step_<n>/, LATEST
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+TERMINAL_PHASES = frozenset({"succeeded", "failed", "stopped"})
+PHASES = ("queued", "preparing", "placing", "running", "succeeded", "failed", "stopped")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write to a temporary name in the same folder, flush to disk, then move: readers see old or new, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the complete lines of a JSONL file; a last line cut off by a crash is left out. A missing file is empty."""
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+
+
+class RunDirectory:
+    """Paths of one job, its state and its events.
+
+    ``state.json`` has one writer at a time: the command that creates or reconciles the job, then the job's driver.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.root.name
+
+    @property
+    def submitted_spec(self) -> Path:
+        """``job.yaml``: the spec as submitted."""
+        return self.root / "job.yaml"
+
+    @property
+    def resolved_spec(self) -> Path:
+        """``resolved.yaml``: the spec after base, overrides and defaults."""
+        return self.root / "resolved.yaml"
+
+    @property
+    def code(self) -> Path:
+        """``code/``: the spec's folder as submitted; recipes are imported from here."""
+        return self.root / "code"
+
+    @property
+    def state_file(self) -> Path:
+        """``state.json``."""
+        return self.root / "state.json"
+
+    @property
+    def events_file(self) -> Path:
+        """``events.jsonl``: every decision."""
+        return self.root / "events.jsonl"
+
+    @property
+    def metrics_file(self) -> Path:
+        """``metrics.jsonl``: one object per logged step, and the spill that MLflow is fed from."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """``logs/``."""
+        return self.root / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """``checkpoints/``."""
+        return self.root / "checkpoints"
+
+    @property
+    def model_file(self) -> Path:
+        """``model.safetensors``: the final weights."""
+        return self.root / "model.safetensors"
+
+    @property
+    def stop_file(self) -> Path:
+        """Exists while somebody asks the job to stop at the next step."""
+        return self.root / "stop_requested"
+
+    def rank_log(self, attempt: int, rank: int) -> Path:
+        """Output of one rank in one attempt."""
+        return self.logs / str(attempt) / f"rank_{rank}.log"
+
+    def read_state(self) -> dict[str, Any]:
+        """The state, or an empty mapping where there is none yet."""
+        if not self.state_file.exists():
+            return {}
+        state: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
+        return state
+
+    def update_state(self, **fields: Any) -> dict[str, Any]:
+        """Merge fields into ``state.json`` atomically and return the whole state.
+
+        Raises:
+            ValueError: on a phase that is not in ``PHASES``.
+        """
+        if fields.get("phase", "queued") not in PHASES:
+            raise ValueError(f"Invalid phase value: {fields['phase']}. Must be one of {', '.join(PHASES)}.")
+        state = {**self.read_state(), **fields, "updated_at": time.time()}
+        write_atomically(self.state_file, json.dumps(state, indent=2) + "\n")
+        return state
+
+    def event(self, name: str, fields: Mapping[str, Any] | None = None) -> None:
+        """Append one decision to ``events.jsonl`` as a single write."""
+        line = json.dumps({"time": time.time(), "event": name, **(fields or {})}) + "\n"
+        with self.events_file.open("ab") as stream:
+            stream.write(line.encode())

@@ -1,0 +1,44 @@
+"""Name -> dotted path of every method, imported when it is first asked for. Adding a method adds one row here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+OPTIMIZERS = {
+    "sgd": "orchestrator.optim.native:build_sgd",
+    "adamw": "orchestrator.optim.native:build_adamw",
+    "lamb": "orchestrator.optim.lamb:build_lamb",
+}
+SCHEDULES = {
+    "constant": "orchestrator.optim.schedules:constant",
+    "polynomial": "orchestrator.optim.schedules:polynomial",
+    "cosine": "orchestrator.optim.schedules:cosine",
+}
+ENGINES = {"ddp": "orchestrator.engines.ddp:DdpEngine"}
+EXCHANGES = {"all_reduce": "orchestrator.exchange.all_reduce:AllReduceExchange"}
+CONTROLLERS = {"constant": "orchestrator.batching.constant:ConstantController"}
+SOURCES = {
+    "recipe": "orchestrator.data.sources:recipe_datasets",
+    "hugging_face": "orchestrator.data.sources:hugging_face_datasets",
+}
+TABLES = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "engine": ENGINES,
+    "exchange": EXCHANGES,
+    "batch.controller": CONTROLLERS,
+    "data.source": SOURCES,
+}
+
+
+def load(table: dict[str, str], name: str) -> Callable[..., Any]:
+    """Import the object that a table's row names.
+
+    Raises:
+        KeyError: where the table has no such name; specs are checked before, so this is an internal error.
+    """
+    module, _, attribute = table[name].partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return loaded

@@ -1,0 +1,79 @@
+"""Frozen values that cross the seams. Every field says its unit. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """What one optimizer step processes."""
+
+    global_batch_size: int
+    """Samples per step over all ranks."""
+    micro_batch_size: int | None
+    """Most samples per rank per backward; None takes a rank's whole share at once."""
+    lr_factor: float = 1.0
+    """Multiplies the scheduled learning rate (batch controllers couple the rate to the batch through it)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """What a batch controller sees of the training before it plans the next step."""
+
+    step: int
+    """Optimizer steps taken."""
+    samples: int
+    """Samples seen by those steps over all ranks."""
+    loss: float | None
+    """Mean loss of the last logged step; None before the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPosition:
+    """How far the training has read its data; the same for every number of workers."""
+
+    samples: int = 0
+    """Samples taken from the global order since the start, over all epochs."""
+    stream_states: tuple[Mapping[str, Any], ...] = field(default=())
+    """Streaming only: the state of each rank's stream; empty for map-style data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeReport:
+    """What one exchange of gradients cost."""
+
+    bytes_sent: int
+    """Payload that one rank handed to the collective, in bytes."""
+    workers_used: int
+    """Workers whose gradients are in the update."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt ended."""
+
+    cause: str
+    """One of worker_lost, worker_crash, user_error, infrastructure."""
+    message: str
+    """One sentence for a person."""
+    rank: int | None = None
+    """The rank that failed first, where known."""
+    details: str = ""
+    """The whole traceback, for the log file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Start another attempt."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """End the job as failed."""
+
+    failure: Failure

@@ -1,0 +1,1 @@
+"""Where samples come from and which rank sees which, independent of the number of workers."""

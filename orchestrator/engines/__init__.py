@@ -1,0 +1,1 @@
+"""Where the model lives and how a step is taken on it."""

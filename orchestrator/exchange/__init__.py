@@ -1,0 +1,1 @@
+"""How many workers' gradients become one update."""

@@ -1,0 +1,1 @@
+"""From a spec to a submitted job: plans, the run directory, backends."""

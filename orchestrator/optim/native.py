@@ -1,0 +1,31 @@
+"""torch's own optimizers, built from their configuration."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from orchestrator.optim.grouping import decay_groups
+from orchestrator.spec.methods.optimizers import AdamW, Sgd
+
+
+def build_sgd(config: Sgd, model: nn.Module) -> torch.optim.Optimizer:
+    """torch.optim.SGD over the model's trainable parameters."""
+    return torch.optim.SGD(
+        decay_groups(model, config.weight_decay, decay_one_dimensional=config.decay_one_dimensional),
+        lr=config.lr,
+        momentum=config.momentum,
+        dampening=config.dampening,
+        nesterov=config.nesterov,
+    )
+
+
+def build_adamw(config: AdamW, model: nn.Module) -> torch.optim.Optimizer:
+    """torch.optim.AdamW over the model's trainable parameters."""
+    return torch.optim.AdamW(
+        decay_groups(model, config.weight_decay, decay_one_dimensional=config.decay_one_dimensional),
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        amsgrad=config.amsgrad,
+    )

@@ -1,0 +1,188 @@
+"""The root of the job spec: its fields, in the order a reader needs them, are the contents of a job."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from orchestrator.spec.methods.distribution import (
+    AllReduce,
+    ConstantBatch,
+    ControllerConfig,
+    Ddp,
+    EngineConfig,
+    ExchangeConfig,
+)
+from orchestrator.spec.methods.optimizers import AdamW, OptimizerConfig
+from orchestrator.spec.methods.schedules import Constant, ScalingConfig, ScheduleConfig
+from orchestrator.spec.methods.sources import RecipeSource, SourceConfig
+from orchestrator.spec.section import PositiveFloat, PositiveInt, Section
+
+JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class Recipe(Section):
+    """The user's class: model, data, loss."""
+
+    target: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
+    """`file.py:Class`, the file next to the spec, or `package.module:Class`, importable by the workers."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of the class."""
+
+
+class Train(Section):
+    """How long and how precisely to train. Exactly one of steps, epochs, samples."""
+
+    steps: PositiveInt | None = None
+    """Number of optimizer steps."""
+    epochs: PositiveInt | None = None
+    """Number of passes over the training data; the last step takes what is left."""
+    samples: PositiveInt | None = None
+    """Number of samples; the last step takes what is left."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the initial weights, the order of the data and every random number of the recipe."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast type of forward and backward; weights stay fp32. fp16 adds dynamic loss scaling."""
+    clip_grad_norm: PositiveFloat | None = None
+    """Largest global L2 norm of the gradient; null is no clipping."""
+    eval_every: PositiveInt | None = None
+    """Steps between evaluations; null evaluates at the end only. There is always one at the end."""
+    log_every: PositiveInt = 1
+    """Steps between two lines of metrics."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        given = [unit for unit in ("steps", "epochs", "samples") if getattr(self, unit) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of steps, epochs, samples; got {', '.join(given) or 'none'}")
+        return self
+
+
+class Batch(Section):
+    """How many samples make one optimizer step, and who decides."""
+
+    global_size: PositiveInt = 128
+    """Samples per optimizer step over all workers."""
+    micro_size: PositiveInt | None = None
+    """Most samples per worker per backward; null takes a worker's whole share at once."""
+    controller: ControllerConfig = ConstantBatch(name="constant")
+    """The policy that may change the batch from step to step."""
+
+
+class Data(Section):
+    """Where samples come from and how they are prefetched."""
+
+    source: SourceConfig = RecipeSource(name="recipe")
+    """The recipe's build_datasets, or a Hugging Face data set."""
+    loader_workers: Annotated[int, Field(ge=0)] = 0
+    """Loader processes of each worker; 0 loads in the worker itself."""
+    prefetch: PositiveInt = 2
+    """Micro-batches that each loader process prepares ahead."""
+
+
+class Resources(Section):
+    """What the job needs of the cluster; all workers are equal."""
+
+    workers: PositiveInt = 1
+    """Number of workers."""
+    cpus_per_worker: PositiveFloat = 1
+    """CPU cores that each worker reserves."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    """GPUs that each worker reserves: 0 trains on CPUs with gloo, 1 on a GPU with NCCL."""
+    placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
+    """Ray's placement strategy: close together, apart, all on one node, or one worker per node."""
+
+
+class Checkpoint(Section):
+    """When to save and how much to keep."""
+
+    every: PositiveInt | None = 100
+    """Steps between checkpoints; null saves only when the job is stopped."""
+    keep: PositiveInt = 2
+    """How many of the latest checkpoints stay."""
+
+
+class Retries(Section):
+    """Restarts allowed over the life of the job, by cause."""
+
+    worker_lost: Annotated[int, Field(ge=0)] = 10
+    """A node or worker process disappeared."""
+    worker_crash: Annotated[int, Field(ge=0)] = 3
+    """A worker raised an error outside the recipe."""
+    user_error: Annotated[int, Field(ge=0)] = 0
+    """The recipe itself raised an error."""
+
+
+class Queue(Section):
+    """How the job waits for its workers."""
+
+    timeout_s: PositiveFloat | None = None
+    """Longest wait for the workers in seconds, then the job fails with exit code 4; null waits for ever."""
+    priority: Literal[0] = 0
+    """Reserved for the shared queue; only 0 is accepted so far."""
+    owner: None = None
+    """Reserved for the shared queue; only null is accepted so far."""
+
+
+class Tracking(Section):
+    """Which MLflow keeps the history."""
+
+    experiment: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    """MLflow experiment; null takes the job's name."""
+    uri: str | None = None
+    """Tracking URI; null takes MLFLOW_TRACKING_URI, else sqlite beside the storage path."""
+    tags: dict[str, str] = {}
+    """Tags of the MLflow run."""
+    system_metrics_every_s: PositiveFloat | None = 10.0
+    """Seconds between two samples of each node's CPU, memory, disk, network and GPU use; null is off."""
+
+
+def _name_alone(value: Any) -> Any:
+    """`engine: ddp` is short for `engine: {name: ddp}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class JobSpec(Section):
+    """One training job."""
+
+    name: JobName
+    """Run directory and MLflow run name; lower-case letters, digits and hyphens."""
+    recipe: Recipe
+    """The user's class: model, data, loss."""
+    train: Train
+    """How long and how precisely to train."""
+    batch: Batch = Batch()
+    """How many samples make one optimizer step."""
+    optimizer: Annotated[OptimizerConfig, BeforeValidator(_name_alone)] = AdamW(name="adamw")
+    """The update rule and its arguments."""
+    schedule: Annotated[ScheduleConfig, BeforeValidator(_name_alone)] = Constant(name="constant")
+    """How the learning rate moves with the samples seen."""
+    scaling: ScalingConfig = ScalingConfig()
+    """How the learning rate grows with the batch."""
+    engine: Annotated[EngineConfig, BeforeValidator(_name_alone)] = Ddp(name="ddp")
+    """Where the model lives."""
+    exchange: Annotated[ExchangeConfig, BeforeValidator(_name_alone)] = AllReduce(name="all_reduce")
+    """How many workers' gradients become one update."""
+    modulators: Annotated[
+        tuple[Any, ...], Field(max_length=0), BeforeValidator(lambda v: tuple(v) if v == [] else v)
+    ] = ()
+    """What changes gradient, loss or model; no modulator exists yet, so only the empty list is accepted."""
+    data: Data = Data()
+    """Where samples come from."""
+    resources: Resources = Resources()
+    """What the job needs of the cluster."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When to save and how much to keep."""
+    retries: Retries = Retries()
+    """Restarts allowed, by cause."""
+    queue: Queue = Queue()
+    """How the job waits for its workers."""
+    tracking: Tracking = Tracking()
+    """Which MLflow keeps the history."""
+    storage: str | None = None
+    """Folder of all run directories; null takes ORCHESTRATOR_STORAGE, else ./runs."""
+    env: dict[str, str | None] = {}
+    """Environment of the workers; null takes the submitter's value, which must exist."""
+    sweep: Annotated[dict[str, Any], Field(max_length=0)] = {}
+    """Reserved for sweeps; only the empty mapping is accepted so far."""

@@ -1,0 +1,1 @@
+"""One configuration class per method, one file per seam."""

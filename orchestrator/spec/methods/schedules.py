@@ -1,0 +1,78 @@
+"""Learning-rate schedules, all driven by samples seen, and the warmup in front of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from orchestrator.spec.section import Method, PositiveFloat, PositiveInt, Section
+
+
+class Warmup(Section):
+    """Linear warmup from 0; exactly one unit is given."""
+
+    steps: PositiveInt | None = None
+    """Length in optimizer steps at the spec's global batch size."""
+    epochs: PositiveFloat | None = None
+    """Length in passes over the training data."""
+    samples: PositiveInt | None = None
+    """Length in samples."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Length as a share of the whole training, in (0, 1]."""
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        given = [unit for unit in ("steps", "epochs", "samples", "fraction") if getattr(self, unit) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of steps, epochs, samples, fraction; got {', '.join(given) or 'none'}")
+        return self
+
+
+class ScheduleBase(Method):
+    """What every schedule takes."""
+
+    warmup: Warmup | None = None
+    """Linear warmup; null starts at the full rate."""
+
+
+class Constant(ScheduleBase):
+    """The same rate to the end."""
+
+    name: Literal["constant"]
+
+
+class Polynomial(ScheduleBase):
+    """(1 - progress)^power from the end of the warmup to the end of the training."""
+
+    name: Literal["polynomial"]
+    power: PositiveFloat = 1.0
+    """Exponent; 1 is linear decay."""
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the peak rate that remains at the end."""
+
+
+class Cosine(ScheduleBase):
+    """Half a cosine from the end of the warmup to the end of the training."""
+
+    name: Literal["cosine"]
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the peak rate that remains at the end."""
+
+
+ScheduleConfig = Annotated[Constant | Polynomial | Cosine, Field(discriminator="name")]
+
+
+class ScalingConfig(Section):
+    """How the rate grows with the batch: lr x rule(global_size / reference_batch)."""
+
+    rule: Literal["none", "linear", "sqrt"] = "none"
+    """none: 1; linear: k; sqrt: k^0.5, where k = batch.global_size / reference_batch."""
+    reference_batch: PositiveInt | None = None
+    """Global batch size at which optimizer.lr was tuned, in samples; needed by every rule but none."""
+
+    @model_validator(mode="after")
+    def _reference(self) -> Self:
+        if self.rule != "none" and self.reference_batch is None:
+            raise ValueError(f"rule {self.rule!r} needs reference_batch, the batch size at which lr was tuned")
+        return self

@@ -1,0 +1,40 @@
+"""The base of every part of the spec, and the small types that several parts share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A strict, frozen mapping of the spec: unknown keys, wrong types and later changes are errors.
+
+    The docstring under each field is its description in the JSON schema and in the generated reference.
+    """
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Method(Section):
+    """A section chosen by its ``name``; subclasses are the members of a discriminated union."""
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """Capabilities that the engine must provide for this method to be exact."""
+
+
+def _list_to_tuple(value: Any) -> Any:
+    """YAML has lists where frozen values hold tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Betas = Annotated[
+    tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(_list_to_tuple)
+]
+"""Two decay rates of running averages, each in [0, 1)."""
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]

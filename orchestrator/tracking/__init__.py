@@ -1,0 +1,1 @@
+"""MLflow and the local spill. The only package that imports mlflow; no torch."""

@@ -1,0 +1,1 @@
+"""The training loop, its assembly and the entry of a rank. Never imports Ray."""
