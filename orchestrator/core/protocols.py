@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from orchestrator.core.values import BatchPlan, DataPosition, ExchangeReport, StepStats
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+LossFunction: TypeAlias = "Callable[[nn.Module, Any], tuple[Tensor, Mapping[str, Tensor]]]"
+"""A recipe's loss: (model, batch) -> (mean loss over the batch, metrics)."""
 
 
 class Recipe(Protocol):
@@ -99,9 +103,7 @@ class Engine(Protocol):
     def begin_step(self) -> None:
         """Called before the first micro-batch of a step."""
 
-    def forward_backward(
-        self, micro: MicroBatch, loss: Callable[[nn.Module, Any], tuple[Tensor, Mapping[str, Tensor]]]
-    ) -> dict[str, Tensor]:
+    def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
         """Add one micro-batch; returns detached metrics weighted by the micro-batch's share of the step."""
 
     def step(self, lr: float) -> dict[str, Tensor | float]:

@@ -40,6 +40,17 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def last_json_line(path: Path, *, tail_bytes: int = 65536) -> dict[str, Any] | None:
+    """The last complete line of a JSONL file, read from its end; None where there is none."""
+    if not path.exists():
+        return None
+    with path.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - tail_bytes))
+        lines = stream.read().split(b"\n")[:-1]
+    last: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
+    return last
+
+
 class RunDirectory:
     """Paths of one job, its state and its events.
 

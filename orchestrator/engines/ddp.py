@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.protocols import Exchange, MicroBatch
+from orchestrator.core.protocols import Exchange, LossFunction, MicroBatch
 from orchestrator.core.state_naming import load_optimizer_tensors, optimizer_tensors
 from orchestrator.engines.precision import Precision
-
-LossFunction = Callable[[nn.Module, Any], tuple[Tensor, Mapping[str, Tensor]]]
 
 
 class DdpEngine:
@@ -66,7 +64,7 @@ class DdpEngine:
         self._exchange.begin(is_last=micro.is_last)
         with self._precision.forward():
             value, metrics = loss(self.model, micro.batch)
-        self._precision.scaler.scale(value * micro.weight).backward()  # type: ignore[no-untyped-call]
+        self._precision.scaler.scale(value * micro.weight).backward()
         weighted = {"loss": value, **metrics}
         return {name: metric.detach().float() * micro.weight for name, metric in weighted.items()}
 

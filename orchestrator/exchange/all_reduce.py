@@ -29,7 +29,7 @@ class _Bucket:
 
 
 def bucketize(parameters: Sequence[nn.Parameter], bucket_bytes: float) -> list[list[nn.Parameter]]:
-    """Parameters in reverse order (gradients arrive last layer first), cut where a bucket is full or the type differs."""
+    """Parameters in reverse order (gradients arrive last layer first), cut where a bucket is full or types differ."""
     buckets: list[list[nn.Parameter]] = []
     used = 0
     for parameter in reversed(parameters):

@@ -17,15 +17,18 @@ from orchestrator.spec.methods.distribution import (
 from orchestrator.spec.methods.optimizers import AdamW, OptimizerConfig
 from orchestrator.spec.methods.schedules import Constant, ScalingConfig, ScheduleConfig
 from orchestrator.spec.methods.sources import RecipeSource, SourceConfig
-from orchestrator.spec.section import PositiveFloat, PositiveInt, Section
+from orchestrator.spec.section import PositiveFloat, PositiveInt, Section, name_alone
 
-JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", examples=["digits-lamb"])]
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["NCCL_DEBUG"])]
 
 
 class Recipe(Section):
     """The user's class: model, data, loss."""
 
-    target: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
+    target: Annotated[
+        str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$", examples=["recipe.py:Digits", "package.module:Class"])
+    ]
     """`file.py:Class`, the file next to the spec, or `package.module:Class`, importable by the workers."""
     args: dict[str, Any] = {}
     """Keyword arguments of the class."""
@@ -66,14 +69,14 @@ class Batch(Section):
     """Samples per optimizer step over all workers."""
     micro_size: PositiveInt | None = None
     """Most samples per worker per backward; null takes a worker's whole share at once."""
-    controller: ControllerConfig = ConstantBatch(name="constant")
+    controller: Annotated[ControllerConfig, BeforeValidator(name_alone)] = ConstantBatch(name="constant")
     """The policy that may change the batch from step to step."""
 
 
 class Data(Section):
     """Where samples come from and how they are prefetched."""
 
-    source: SourceConfig = RecipeSource(name="recipe")
+    source: Annotated[SourceConfig, BeforeValidator(name_alone)] = RecipeSource(name="recipe")
     """The recipe's build_datasets, or a Hugging Face data set."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Loader processes of each worker; 0 loads in the worker itself."""
@@ -138,31 +141,29 @@ class Tracking(Section):
     """Seconds between two samples of each node's CPU, memory, disk, network and GPU use; null is off."""
 
 
-def _name_alone(value: Any) -> Any:
-    """`engine: ddp` is short for `engine: {name: ddp}`."""
-    return {"name": value} if isinstance(value, str) else value
-
-
 class JobSpec(Section):
     """One training job."""
 
     name: JobName
-    """Run directory and MLflow run name; lower-case letters, digits and hyphens."""
+    """Run directory and MLflow run name; lower-case letters, digits and hyphens, at most 63.
+
+    Where a spec gives none, it is the name of the spec's folder in lower case, everything else turned into hyphens.
+    """
     recipe: Recipe
     """The user's class: model, data, loss."""
     train: Train
     """How long and how precisely to train."""
     batch: Batch = Batch()
     """How many samples make one optimizer step."""
-    optimizer: Annotated[OptimizerConfig, BeforeValidator(_name_alone)] = AdamW(name="adamw")
+    optimizer: Annotated[OptimizerConfig, BeforeValidator(name_alone)] = AdamW(name="adamw")
     """The update rule and its arguments."""
-    schedule: Annotated[ScheduleConfig, BeforeValidator(_name_alone)] = Constant(name="constant")
+    schedule: Annotated[ScheduleConfig, BeforeValidator(name_alone)] = Constant(name="constant")
     """How the learning rate moves with the samples seen."""
     scaling: ScalingConfig = ScalingConfig()
     """How the learning rate grows with the batch."""
-    engine: Annotated[EngineConfig, BeforeValidator(_name_alone)] = Ddp(name="ddp")
+    engine: Annotated[EngineConfig, BeforeValidator(name_alone)] = Ddp(name="ddp")
     """Where the model lives."""
-    exchange: Annotated[ExchangeConfig, BeforeValidator(_name_alone)] = AllReduce(name="all_reduce")
+    exchange: Annotated[ExchangeConfig, BeforeValidator(name_alone)] = AllReduce(name="all_reduce")
     """How many workers' gradients become one update."""
     modulators: Annotated[
         tuple[Any, ...], Field(max_length=0), BeforeValidator(lambda v: tuple(v) if v == [] else v)
@@ -182,7 +183,7 @@ class JobSpec(Section):
     """Which MLflow keeps the history."""
     storage: str | None = None
     """Folder of all run directories; null takes ORCHESTRATOR_STORAGE, else ./runs."""
-    env: dict[str, str | None] = {}
+    env: dict[EnvironmentName, str | None] = {}
     """Environment of the workers; null takes the submitter's value, which must exist."""
     sweep: Annotated[dict[str, Any], Field(max_length=0)] = {}
     """Reserved for sweeps; only the empty mapping is accepted so far."""

@@ -25,6 +25,11 @@ class Method(Section):
     """Capabilities that the engine must provide for this method to be exact."""
 
 
+def name_alone(value: Any) -> Any:
+    """``engine: ddp`` is short for ``engine: {name: ddp}``, wherever a method is chosen by its name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 def _list_to_tuple(value: Any) -> Any:
     """YAML has lists where frozen values hold tuples."""
     return tuple(value) if isinstance(value, list) else value

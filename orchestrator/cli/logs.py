@@ -1,0 +1,105 @@
+"""`orchestrator logs`: what the ranks of one attempt, or the driver, wrote."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import JobName, Storage, open_job
+from orchestrator.cli.output import emit, tell
+from orchestrator.cli.tail import Tail
+from orchestrator.core.errors import UsageError
+from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
+
+POLL_S = 0.2
+
+
+def logs(
+    job: JobName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until the job ends.")] = False,
+    rank: Annotated[int | None, typer.Option(min=0, help="Only this rank.", show_default=False)] = None,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Which life of the job. [default: the last]", show_default=False)
+    ] = None,
+    driver: Annotated[bool, typer.Option("--driver", help="The log of the driver instead of the ranks.")] = False,
+    storage: Storage = None,
+) -> None:
+    """Print the logs of a job's ranks; lines start with `[rank k]` where there are several."""
+    run = open_job(job, storage)
+    if driver and (rank is not None or attempt is not None):
+        raise UsageError("--driver: the driver has one log; give it without --rank and --attempt.")
+    reader = LogReader(run, rank=rank, attempt=attempt, driver=driver)
+    while True:
+        is_finished = not follow or run.read_state().get("phase") in TERMINAL_PHASES
+        for line in reader.new_lines(with_unfinished=is_finished):
+            if not emit(line):
+                return
+        if is_finished:
+            break
+        time.sleep(POLL_S)
+    if not reader.found_any:
+        tell(_nothing_found(run, rank, attempt))
+
+
+def attempts_with_logs(run: RunDirectory) -> list[int]:
+    """Numbers of the attempts that have a folder of logs, ascending."""
+    if not run.logs.is_dir():
+        return []
+    return sorted(int(folder.name) for folder in run.logs.iterdir() if folder.name.isdigit())
+
+
+def rank_logs(run: RunDirectory, attempt: int) -> dict[int, Path]:
+    """Log files of an attempt by rank, ascending."""
+    paths = (run.logs / str(attempt)).glob("rank_*.log")
+    by_rank = {int(number): path for path in paths if (number := path.stem.removeprefix("rank_")).isdigit()}
+    return dict(sorted(by_rank.items()))
+
+
+class LogReader:
+    """Reads the chosen files as they grow; ranks and attempts that appear later are taken in."""
+
+    def __init__(self, run: RunDirectory, *, rank: int | None, attempt: int | None, driver: bool) -> None:
+        self._run = run
+        self._rank = rank
+        self._attempt = attempt
+        self._driver = driver
+        self._tails: dict[Path, Tail] = {}
+
+    @property
+    def found_any(self) -> bool:
+        """Whether any file was there to read."""
+        return bool(self._tails)
+
+    def new_lines(self, *, with_unfinished: bool) -> Iterator[str]:
+        """Lines since the last call, rank by rank."""
+        files = self._files()
+        for label, path in files:
+            tail = self._tails.setdefault(path, Tail(path))
+            prefix = f"[{label}] " if len(files) > 1 else ""
+            for line in tail.lines(with_unfinished=with_unfinished):
+                yield prefix + line
+
+    def _files(self) -> list[tuple[str, Path]]:
+        if self._driver:
+            return [("driver", self._run.driver_log)] if self._run.driver_log.exists() else []
+        attempts = [self._attempt] if self._attempt is not None else attempts_with_logs(self._run)[-1:]
+        return [
+            (f"rank {rank}", path)
+            for attempt in attempts
+            for rank, path in rank_logs(self._run, attempt).items()
+            if self._rank in (None, rank)
+        ]
+
+
+def _nothing_found(run: RunDirectory, rank: int | None, attempt: int | None) -> str:
+    attempts = attempts_with_logs(run)
+    if not attempts:
+        return f"{run.name} has no logs yet; it is {run.read_state().get('phase', 'not started')}."
+    ranks = list(rank_logs(run, attempt if attempt is not None else attempts[-1]))
+    chosen = f"rank {rank}" if rank is not None and ranks else f"attempt {attempt}"
+    there = f"ranks {ranks[0]} to {ranks[-1]}" if ranks else f"attempts {attempts[0]} to {attempts[-1]}"
+    return f"{run.name} has no log of {chosen}; there are {there}."

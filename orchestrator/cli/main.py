@@ -1,0 +1,95 @@
+"""The command `orchestrator`: its subcommands, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from orchestrator import __version__
+from orchestrator.cli import diagnosis, jobs, logs, methods, specs, start
+from orchestrator.cli.output import emit, paint, tell
+from orchestrator.core.errors import BAD_USAGE, JOB_FAILED, SUCCESS, OrchestratorError
+
+INTERRUPTED = 130
+"""Exit code of a command that the user broke off: the shell's own, so that it says nothing about any job."""
+
+app = typer.Typer(
+    name="orchestrator",
+    help="Large-batch training on Ray: a YAML job spec in, an MLflow run out.",
+    epilog="Exit codes: 0 success, 1 the job failed, 2 bad usage or spec, 3 stopped, 4 timed out, 5 out of reach.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    specs.check,
+    specs.plan,
+    start.run,
+    start.submit,
+    start.resume,
+    jobs.list_jobs,
+    jobs.status,
+    logs.logs,
+    jobs.stop,
+    methods.methods,
+    specs.schema,
+    diagnosis.doctor,
+):
+    app.command(name="list" if command is jobs.list_jobs else None)(command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        emit(f"orchestrator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Large-batch training on Ray: a YAML job spec in, an MLflow run out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; ``arguments`` default to those of the process.
+
+    Every expected error ends as one message on stderr; the traceback of an unexpected one goes to a file.
+    """
+    try:
+        result = app(args=arguments, prog_name="orchestrator", standalone_mode=False)
+    except typer.TyperException as error:
+        _tell_error(error.format_message())
+        tell("`orchestrator --help` and `orchestrator COMMAND --help` show what is possible.")
+        return BAD_USAGE
+    except OrchestratorError as error:
+        _tell_error(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except Exception as error:
+        _report_bug(error)
+        return JOB_FAILED
+    return result if isinstance(result, int) else SUCCESS
+
+
+def _tell_error(message: str) -> None:
+    import sys
+
+    tell(paint("error:", "red", sys.stderr) + f" {message}")
+
+
+def _report_bug(error: Exception) -> None:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", prefix="orchestrator-error-", suffix=".txt", delete=False
+    ) as file:
+        file.write("".join(traceback.format_exception(error)))
+    kind = type(error).__name__
+    _tell_error(f"{kind}: {error}\nThis is a bug; please report it with the traceback in {file.name}")

@@ -1,0 +1,64 @@
+"""Jobs whose driver is gone: signs of life, and the last words that the driver could not write itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.run_directory import RunDirectory
+from orchestrator.spec.load import load_resolved
+from orchestrator.tracking.run import finish_run
+from orchestrator.tracking.uri import check_reachable, resolve_tracking_uri
+
+LOST = "driver_lost"
+REACH_TIMEOUT_S = 5.0
+
+
+def silence_s(run_directory: RunDirectory) -> float:
+    """Seconds since the job last wrote its state, an event or a metric."""
+    files = (run_directory.state_file, run_directory.events_file, run_directory.metrics_file)
+    return time.time() - max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+
+
+def declare_lost(run_directory: RunDirectory, explanation: str, *, phase: str = "failed") -> dict[str, Any]:
+    """Close the record of a job whose driver ended without doing so, and its MLflow run.
+
+    The caller knows that the driver is gone. An MLflow that does not answer changes nothing.
+
+    Args:
+        run_directory: The job.
+        explanation: One clause: what became of the driver.
+        phase: ``failed``, or ``stopped`` where somebody asked for the end.
+
+    Returns:
+        The new state.
+    """
+    message = f"{explanation}; `orchestrator resume {run_directory.name}` continues from the last checkpoint."
+    state = run_directory.update_state(phase=phase, reason=LOST, message=message, finished_at=time.time())
+    run_directory.event(LOST, {"phase": phase, "message": message})
+    _close_tracking_run(run_directory, state)
+    return state
+
+
+def _close_tracking_run(run_directory: RunDirectory, state: dict[str, Any]) -> None:
+    run_id = state.get("mlflow_run_id")
+    if run_id is None:
+        return
+    try:
+        uri = recorded_tracking_uri(run_directory, state, os.environ)
+        check_reachable(uri, REACH_TIMEOUT_S)
+        finish_run(uri, run_id, state["phase"], state["finished_at"])
+    except OrchestratorError as error:
+        run_directory.event("tracking_unreachable", {"message": str(error)})
+
+
+def recorded_tracking_uri(run_directory: RunDirectory, state: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """The tracking URI that the job was prepared with; one with a password is not on record and is resolved again."""
+    if state.get("tracking_uri"):
+        return str(state["tracking_uri"])
+    spec = load_resolved(run_directory.resolved_spec)
+    own = {name: value for name, value in spec.env.items() if value is not None}
+    return resolve_tracking_uri(spec.tracking.uri, {**environ, **own}, run_directory.root.parent)

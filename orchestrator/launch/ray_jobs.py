@@ -1,0 +1,305 @@
+"""Jobs whose driver is a Ray Job on a cluster that runs already. The only file of this package that imports Ray.
+
+The storage folder must be the same path on this machine and on every node of the cluster: the driver and the workers
+read the job from there and write its record there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Self
+
+from orchestrator.core.errors import OutOfReachError, UsageError
+from orchestrator.core.run_directory import RunDirectory
+from orchestrator.launch.backends import Vitals
+from orchestrator.launch.environment import own_environment
+from orchestrator.launch.local import DRIVER_MODULE
+from orchestrator.launch.lost import silence_s
+from orchestrator.launch.prepare import PreparedJob
+from orchestrator.launch.processes import Liveness
+from orchestrator.tracking.uri import redact, resolve_tracking_uri
+
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+CONNECT_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 60.0
+STOP_GRACE_S = 120
+"""Seconds between the first interrupt and Ray's SIGKILL, unless ``env.RAY_JOB_STOP_WAIT_TIME_S`` says otherwise."""
+SILENCE_GRACE_S = 600.0
+"""A job on a cluster that does not answer is lost when nothing was written to its run directory for so long."""
+RECONNECT_INTERVAL_S = 1.0
+RECONNECT_LIMIT_S = 60.0
+TERMINAL_STATUSES = {"SUCCEEDED": "failed", "FAILED": "failed", "STOPPED": "stopped"}
+"""Ray's final status -> phase of a job whose driver wrote none: a driver that succeeds says so itself."""
+
+
+def resolve_address(flag: str | None, environ: Mapping[str, str]) -> str:
+    """The URL of the cluster's dashboard: flag, else RAY_API_SERVER_ADDRESS, else RAY_ADDRESS.
+
+    Raises:
+        UsageError: if there is none, or it is not an http address.
+    """
+    candidates = {"--address": flag, **{name: environ.get(name) for name in ADDRESS_VARIABLES}}
+    given = {source: value for source, value in candidates.items() if value}
+    if not given:
+        raise UsageError(f"--address: which cluster? Give http://HEAD:8265, or set {ADDRESS_VARIABLES[0]}.")
+    source, address = next(iter(given.items()))
+    if not address.startswith(("http://", "https://")):
+        raise UsageError(f"{source}: {address} is not the dashboard's URL; write http://HEAD:8265.")
+    return address.rstrip("/")
+
+
+class RayJobs:
+    """The Jobs API of one cluster.
+
+    Tokens are Ray's own affair: RAY_AUTH_MODE=token makes the client send RAY_AUTH_TOKEN or the token file.
+
+    Args:
+        address: URL of the dashboard; None takes the environment's, as ``resolve_address``.
+    """
+
+    def __init__(self, address: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
+        self.address = resolve_address(address, environ)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """The cluster that a job was submitted to."""
+        return cls(record["address"])
+
+    def connect(self) -> None:
+        """Make sure that the cluster answers.
+
+        Raises:
+            OutOfReachError: after about ``CONNECT_TIMEOUT_S`` seconds if it does not, or does not let us in.
+        """
+        with self._errors():
+            _ = self._client
+
+    def start(self, prepared: PreparedJob, environ: Mapping[str, str] = os.environ) -> str:
+        """Submit a prepared job and return its submission id, ``<name>-a<number of the submission>``.
+
+        Raises:
+            OutOfReachError: if the cluster does not take it; the job is then marked as failed and can be resumed.
+        """
+        run_directory = prepared.run_directory
+        number = run_directory.read_state().get("submissions", 0) + 1
+        submission_id = f"{prepared.spec.name}-a{number}"
+        environment = _environment(prepared, environ)
+        try:
+            if self._is_known(submission_id):
+                # Another storage has a job of this name on the same cluster.
+                submission_id += f"-{uuid.uuid4().hex[:6]}"
+            # Recorded first: from its submission on, only the driver writes the state.
+            record = {"kind": "ray_jobs", "address": self.address, "submission_id": submission_id}
+            run_directory.update_state(backend=record, submissions=number)
+            with self._errors():
+                self._client.submit_job(
+                    entrypoint=entrypoint(run_directory, resumed=prepared.resumed),
+                    submission_id=submission_id,
+                    runtime_env={"working_dir": str(run_directory.code), "env_vars": environment},
+                    metadata={"name": prepared.spec.name},
+                )
+        except OutOfReachError as error:
+            run_directory.update_state(
+                phase="failed", reason="submission_failed", message=str(error), finished_at=time.time()
+            )
+            raise
+        return submission_id
+
+    def status(self, submission_id: str) -> str:
+        """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; UNKNOWN where the cluster has no such job (any more).
+
+        Raises:
+            OutOfReachError: if the cluster does not answer.
+        """
+        with self._errors():
+            try:
+                return str(self._client.get_job_status(submission_id).value)
+            except RuntimeError as error:
+                if "status code 404" not in str(error):
+                    raise
+                return "UNKNOWN"
+
+    def vitals(self, run_directory: RunDirectory, state: Mapping[str, Any]) -> Vitals:
+        """Ask the cluster; where it does not answer, a job that has long been silent counts as gone."""
+        submission_id = state["backend"]["submission_id"]
+        try:
+            status = self.status(submission_id)
+        except OutOfReachError as error:
+            silence = silence_s(run_directory)
+            if silence > SILENCE_GRACE_S:
+                explanation = f"{error} The job has written nothing for {silence / 60:.0f} minutes"
+                return Vitals(liveness=Liveness.GONE, explanation=explanation)
+            return Vitals(liveness=Liveness.UNKNOWN, explanation=str(error))
+        if status in ("PENDING", "RUNNING"):
+            return Vitals(liveness=Liveness.ALIVE, explanation=f"Ray job {submission_id} is {status}")
+        if status == "UNKNOWN":
+            explanation = f"the cluster at {self.address} does not know Ray job {submission_id} (any more)"
+        else:
+            explanation = f"Ray job {submission_id} ended as {status} without a last word of the driver"
+        return Vitals(
+            liveness=Liveness.GONE, explanation=explanation, ended_as=TERMINAL_STATUSES.get(status, "failed")
+        )
+
+    def stop(self, run_directory: RunDirectory, state: Mapping[str, Any]) -> None:
+        """Let Ray interrupt the driver; a driver that has not started yet finds the stop file.
+
+        Raises:
+            OutOfReachError: if the cluster does not answer; the stop file is there all the same.
+        """
+        run_directory.stop_file.touch()
+        with self._errors():
+            self._client.stop_job(state["backend"]["submission_id"])
+
+    def logs(self, run_directory: RunDirectory, state: Mapping[str, Any], *, follow: bool) -> Iterator[str]:
+        """The driver's output as the cluster has it, with what Ray printed while it set up the environment.
+
+        Raises:
+            OutOfReachError: if the cluster does not answer, while following for ``RECONNECT_LIMIT_S`` seconds.
+        """
+        submission_id = state["backend"]["submission_id"]
+        if follow:
+            yield from self._follow(submission_id)
+        else:
+            with self._errors():
+                yield self._client.get_job_logs(submission_id)
+
+    def _follow(self, submission_id: str) -> Iterator[str]:
+        """Ray tells a log from its beginning on each connection; what was told before is skipped."""
+        told_length = 0
+        last_contact = time.monotonic()
+        while True:
+            length = 0
+            try:
+                # Asked before reading: a job that had ended by then has no more to say than what is read now.
+                is_over = self.status(submission_id) not in ("PENDING", "RUNNING")
+                for text in _drive(self._client.tail_job_logs(submission_id)):
+                    new = text[max(0, told_length - length) :]
+                    length += len(text)
+                    told_length = max(told_length, length)
+                    last_contact = time.monotonic()
+                    if new:
+                        yield new
+                if is_over:
+                    return
+                last_contact = time.monotonic()
+            except (OutOfReachError, RuntimeError, OSError) as error:
+                if time.monotonic() - last_contact > RECONNECT_LIMIT_S:
+                    raise OutOfReachError(f"{self.address}: the log of {submission_id} broke off: {error}") from None
+            time.sleep(RECONNECT_INTERVAL_S)
+
+    def _is_known(self, submission_id: str) -> bool:
+        return self.status(submission_id) != "UNKNOWN"
+
+    @cached_property
+    def _client(self) -> Any:
+        client_class = _timed_client_class()
+        with _address_in_environment(self.address):
+            return client_class(self.address)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What Ray's client raises, as one sentence that names the address and says how to mend it."""
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError:
+            raise OutOfReachError(
+                f"{self.address}: the Ray cluster asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH to the cluster's token."
+            ) from None
+        except (ConnectionError, OSError) as error:
+            raise OutOfReachError(f"{self.address}: no Ray dashboard answers there: {_first_line(error)}") from None
+        except (RuntimeError, ValueError) as error:
+            raise OutOfReachError(f"{self.address}: {_first_line(error)}") from None
+
+
+def entrypoint(run_directory: RunDirectory, *, resumed: bool) -> str:
+    """The shell command of the Ray Job.
+
+    It takes the first Python that knows this package: the one on the cluster's path, else the one of this command,
+    which is right where both run from one installation. ``exec`` makes the driver the process that Ray interrupts;
+    ``tee -i`` survives the interrupt and keeps a copy of the output in the run directory.
+    """
+    root = shlex.quote(str(run_directory.root))
+    log = shlex.quote(str(run_directory.driver_log))
+    resume = " --resume" if resumed else ""
+    script = (
+        f"test -d {root} || {{ echo {root} is not there: the storage must be a folder that all nodes share >&2; exit 5; }}; "
+        f'for python in python {shlex.quote(sys.executable)}; do if "$python" -P -c "import orchestrator" 2>/dev/null; '
+        f'then exec "$python" -P -m {DRIVER_MODULE} {root}{resume} > >(exec tee -ia {log}) 2>&1; fi; done; '
+        "echo orchestrator is not installed on the node that runs the driver >&2; exit 5"
+    )
+    return f"exec bash -c {shlex.quote(script)}"
+
+
+def _environment(prepared: PreparedJob, environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the job's runtime environment. Everybody on the cluster can read them, so passwords must be asked for.
+
+    Raises:
+        UsageError: if the tracking URI of the environment has a password and ``env`` does not name the variable.
+    """
+    own = own_environment(prepared.spec, environ)
+    grace = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
+    uri = resolve_tracking_uri(prepared.spec.tracking.uri, {**environ, **own}, prepared.run_directory.root.parent)
+    if redact(uri) == uri:
+        return {**grace, "MLFLOW_TRACKING_URI": uri, **own}
+    if prepared.spec.tracking.uri is None and "MLFLOW_TRACKING_URI" not in own:
+        raise UsageError(
+            "tracking.uri: MLFLOW_TRACKING_URI carries a password, which users of the cluster could read; add "
+            "`MLFLOW_TRACKING_URI: null` under env to send it all the same."
+        )
+    return {**grace, **own}
+
+
+def _timed_client_class() -> type[Any]:
+    """Ray's client, whose requests would otherwise wait without limit."""
+    from ray.job_submission import JobSubmissionClient
+
+    class TimedClient(JobSubmissionClient):  # type: ignore[misc]
+        def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
+            answer_s = CONNECT_TIMEOUT_S if endpoint == "/api/version" else REQUEST_TIMEOUT_S
+            return super()._do_request(method, endpoint, timeout=(CONNECT_TIMEOUT_S, answer_s), **arguments)
+
+    return TimedClient
+
+
+@contextmanager
+def _address_in_environment(address: str) -> Iterator[None]:
+    """Ray's client lets this variable win over its argument; for us the argument wins."""
+    name = ADDRESS_VARIABLES[0]
+    before = os.environ.get(name)
+    os.environ[name] = address
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _drive(texts: AsyncIterator[str]) -> Iterator[str]:
+    """An asynchronous iterator as an ordinary one, on an event loop of its own."""
+    with asyncio.Runner() as runner:
+        while True:
+            try:
+                yield runner.run(_next(texts))
+            except StopAsyncIteration:
+                return
+
+
+async def _next(texts: AsyncIterator[str]) -> str:
+    return await anext(texts)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,111 @@
+"""One life of a job: a gang of Ray Train workers from placement to their end."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from orchestrator.core.run_directory import RunDirectory
+from orchestrator.core.values import Failure
+from orchestrator.schedule.policy import first_cause
+from orchestrator.schedule.worker import run_rank
+from orchestrator.spec.job import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The attempt ended as it should."""
+
+    outcome: str
+    """finished or stopped."""
+    step: int
+    """Optimizer steps taken."""
+
+
+class Attempt:
+    """Runs ``TorchTrainer.fit`` in a thread, so that the driver's main thread keeps its signals and its clock.
+
+    Ray restarts nothing by itself: every restart is the driver's decision and is written down.
+
+    Args:
+        directory: the job's run directory.
+        number: the attempt, from 1.
+        resources: what the workers get.
+        env: environment of the workers.
+        rank_arguments: keyword arguments of ``train.rank.main``.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        number: int,
+        resources: Resources,
+        env: dict[str, str],
+        rank_arguments: dict[str, Any],
+    ) -> None:
+        self._log_folder = directory.rank_log(number, 0).parent
+        self._num_workers = resources.workers
+        self._trainer = TorchTrainer(
+            run_rank,
+            train_loop_config=rank_arguments,
+            torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker={"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker},
+                placement_strategy=resources.placement.upper(),
+            ),
+            run_config=RunConfig(
+                name="ray_train",
+                storage_path=str(self._log_folder),
+                failure_config=FailureConfig(max_failures=0),
+                checkpoint_config=CheckpointConfig(),
+                worker_runtime_env={"env_vars": env} if env else None,
+            ),
+        )
+        self._result: Ended | Failure | None = None
+        self._thread = threading.Thread(target=self._run, name=f"attempt-{number}", daemon=True)
+
+    def start(self) -> None:
+        """Place the workers and start training."""
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> Ended | Failure | None:
+        """The result, or None where there is none within the time."""
+        self._thread.join(timeout_s)
+        return None if self._thread.is_alive() else self._result
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether rank 0 has started: it opens its log first."""
+        return (self._log_folder / "rank_0.log").exists()
+
+    def _run(self) -> None:
+        try:
+            result = self._trainer.fit().return_value
+            self._result = Ended(result["outcome"], result["step"])
+        except TrainingFailedError as error:
+            self._result = self._explain(error)
+        except Exception as error:
+            self._result = Failure(cause="infrastructure", message=f"{type(error).__name__}: {error}")
+
+    def _explain(self, error: TrainingFailedError) -> Failure:
+        """Tell a worker that raised, and left a note, from one that disappeared, and left none."""
+        failures = []
+        worker_failures = getattr(error, "worker_failures", {})
+        for rank in range(self._num_workers):
+            note = self._log_folder / f"failure_rank_{rank}.json"
+            if note.exists():
+                failures.append(Failure(**json.loads(note.read_text(encoding="utf-8")), rank=rank))
+            elif rank in worker_failures:
+                message = f"rank {rank} disappeared ({type(worker_failures[rank]).__name__})"
+                failures.append(Failure(cause="worker_lost", message=message, rank=rank, details=str(error)))
+        if not failures:
+            return Failure(cause="infrastructure", message=str(error).strip().splitlines()[-1], details=str(error))
+        return first_cause(failures)

@@ -1,0 +1,103 @@
+"""Connecting to Ray and asking whether the workers fit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from orchestrator.core.errors import OutOfReachError
+from orchestrator.spec.job import Resources
+
+_OBJECT_STORE_BYTES = 256 * 2**20
+"""An embedded cluster moves weights through torch.distributed; its object store carries small messages only."""
+
+
+def connect(resources: Resources, *, embedded: bool) -> dict[str, Any]:
+    """Attach to the cluster that this process runs in, or start a private one.
+
+    A private cluster is told that it has at least as many CPUs as the job asks for: four workers on a two-core
+    laptop are slow, but they are what the spec says.
+
+    Returns:
+        What was found, for the event log.
+
+    Raises:
+        OutOfReachError: where there is no cluster to attach to.
+    """
+    # ``ray`` reads these when a cluster starts; a person's own settings win.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
+    if not embedded:
+        try:
+            ray.init(address="auto", **quiet)
+        except ConnectionError as error:
+            raise OutOfReachError(f"No Ray cluster answers here ({error}).") from error
+        return {"address": ray.get_runtime_context().gcs_address, "cpus": ray.cluster_resources().get("CPU", 0)}
+    cores = os.cpu_count() or 1
+    needed = math.ceil(resources.workers * resources.cpus_per_worker)
+    ray.init(
+        address="local",
+        num_cpus=max(cores, needed),
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        **quiet,
+    )
+    return {"address": "embedded", "cpus": cores, "oversubscribed": needed > cores}
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """The workers can be placed now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The workers cannot be placed yet."""
+
+    reason: str
+
+
+def admit(resources: Resources, nodes: list[Mapping[str, float]]) -> Fits | Waits:
+    """Whether all workers fit into what the nodes have free, by whole workers per node. Pure.
+
+    Args:
+        resources: what the job asks for.
+        nodes: free resources of each node, by Ray's names (CPU, GPU).
+    """
+    places = [_places(resources, node) for node in nodes]
+    if resources.placement == "strict_spread":
+        fitting = sum(place > 0 for place in places)
+    elif resources.placement == "strict_pack":
+        fitting = max(places, default=0)
+    else:
+        fitting = sum(places)
+    if fitting >= resources.workers:
+        return Fits()
+    free = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    return Waits(
+        f"needs {resources.workers} workers of {resources.cpus_per_worker:g} CPUs and {resources.gpus_per_worker} GPUs"
+        f" ({resources.placement}); {fitting} fit now, {free['CPU']:g} CPUs and {free['GPU']:g} GPUs are free"
+    )
+
+
+def _places(resources: Resources, node: Mapping[str, float]) -> int:
+    # Ray counts resources in ten-thousandths; a little slack keeps 0.1 + 0.2 from losing a place.
+    places = math.floor(node.get("CPU", 0.0) / resources.cpus_per_worker + 1e-6)
+    if resources.gpus_per_worker:
+        places = min(places, math.floor(node.get("GPU", 0.0) / resources.gpus_per_worker + 1e-6))
+    return places
+
+
+def free_resources() -> list[Mapping[str, float]]:
+    """Free resources of each live node."""
+    from ray._private.state import available_resources_per_node
+
+    return list(available_resources_per_node().values())

@@ -1,0 +1,210 @@
+"""The job's driver: a state machine from a prepared run directory to a finished, failed or stopped job.
+
+    preparing --> placing --> running --> succeeded
+        ^            |           |------> stopped     (SIGINT or a stop file: checkpoint first)
+        |            v           |------> failed      (budget of the cause is empty)
+        +------- time out        +------> placing     (another attempt)
+
+The same code runs under ``orchestrator run`` (embedded Ray) and as the entrypoint of a Ray job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, TIMED_OUT, OrchestratorError
+from orchestrator.core.run_directory import RunDirectory, last_json_line
+from orchestrator.core.values import Failure, Retry
+from orchestrator.schedule.attempt import Attempt, Ended
+from orchestrator.schedule.cluster import Waits, admit, connect, free_resources
+from orchestrator.schedule.history import JobHistory
+from orchestrator.schedule.policy import RetryPolicy
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.load import load_resolved
+
+_POLL_S = 0.2
+_STATE_EVERY_S = 2.0
+
+
+class PlacementTimeoutError(OrchestratorError):
+    """The workers could not be placed within ``queue.timeout_s``."""
+
+    exit_code = TIMED_OUT
+
+
+class JobDriver:
+    """Runs one job to its end.
+
+    Args:
+        directory: prepared by ``launch``.
+        embedded: start a private Ray instead of attaching to the one around.
+    """
+
+    def __init__(self, directory: RunDirectory, *, embedded: bool) -> None:
+        self._directory = directory
+        self._embedded = embedded
+        self._spec: JobSpec = load_resolved(directory.resolved_spec)
+        self._policy = RetryPolicy(self._spec.retries, directory.read_state().get("retries_used"))
+        self._num_interrupts = 0
+
+    def interrupt(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler: the first asks the ranks to stop at the next step, the second aborts."""
+        self._num_interrupts += 1
+        if self._num_interrupts > 1:
+            raise KeyboardInterrupt
+        self._directory.stop_file.touch()
+
+    def run(self) -> int:
+        """Drive the job to its end; returns the exit code."""
+        self._directory.stop_file.unlink(missing_ok=True)
+        signal.signal(signal.SIGINT, self.interrupt)
+        process = psutil.Process()
+        driver = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+        self._directory.update_state(
+            phase="preparing", reason=None, message=None, driver=driver, started_at=time.time()
+        )
+        history = JobHistory(self._spec, self._directory)
+        try:
+            history.open_in_background()
+            self._directory.event("connected", connect(self._spec.resources, embedded=self._embedded))
+            history.wait_until_open()
+            exit_code = self._attempts(history)
+        except KeyboardInterrupt:
+            exit_code = self._end(
+                "stopped", "aborted", "aborted by a second interrupt; no checkpoint was written", STOPPED
+            )
+        except OrchestratorError as error:
+            reason = "timed_out" if error.exit_code == TIMED_OUT else "could_not_start"
+            exit_code = self._end("failed", reason, str(error), error.exit_code)
+        except Exception as error:
+            traceback.print_exc()
+            exit_code = self._end("failed", "internal_error", f"{type(error).__name__}: {error}", JOB_FAILED)
+        history.close()
+        return exit_code
+
+    def _attempts(self, history: JobHistory) -> int:
+        while True:
+            self._wait_for_place()
+            if self._stop_requested:
+                return self._end("stopped", "stop_requested", "stopped before it was placed", STOPPED)
+            result = self._one_attempt(history)
+            if isinstance(result, Ended):
+                return self._end_well(result)
+            decision = self._policy.decide(result)
+            self._directory.update_state(retries_used=dict(self._policy.used))
+            fields = {"cause": result.cause, "rank": result.rank, "message": result.message}
+            if not isinstance(decision, Retry) or self._stop_requested:
+                self._directory.event("gave_up", {**fields, "budget": self._policy.account(result)})
+                return self._end("failed", result.cause, result.message, JOB_FAILED)
+            self._directory.event("restarting", {**fields, "budget": self._policy.account(result)})
+
+    def _wait_for_place(self) -> None:
+        """Wait until all workers fit, or none is started.
+
+        Raises:
+            PlacementTimeoutError: after ``queue.timeout_s``.
+        """
+        started = time.monotonic()
+        reason = None
+        self._directory.update_state(phase="placing", message=None)
+        while not self._stop_requested and isinstance(answer := admit(self._spec.resources, free_resources()), Waits):
+            if answer.reason != reason:
+                reason = answer.reason
+                self._directory.update_state(phase="placing", reason="waiting_for_resources", message=reason)
+                self._directory.event("waiting", {"reason": reason})
+            timeout_s = self._spec.queue.timeout_s
+            if timeout_s is not None and time.monotonic() - started > timeout_s:
+                raise PlacementTimeoutError(f"not placed within queue.timeout_s = {timeout_s:g} s: {reason}")
+            time.sleep(_POLL_S)
+
+    def _one_attempt(self, history: JobHistory) -> Ended | Failure:
+        number = int(self._directory.read_state().get("attempts", 0)) + 1
+        self._directory.update_state(attempts=number, phase="placing", reason=None, message=None)
+        arguments = {
+            "run_directory": str(self._directory.root),
+            "attempt": number,
+            "tracking_uri": history.uri,
+            "mlflow_run_id": history.run_id,
+        }
+        attempt = Attempt(self._directory, number, self._spec.resources, self._worker_env(), arguments)
+        attempt.start()
+        phase, updated = "placing", 0.0
+        while (result := attempt.wait(_POLL_S)) is None:
+            if phase == "placing" and attempt.has_workers:
+                phase = "running"
+                self._directory.event("placed", {"attempt": number, "workers": self._spec.resources.workers})
+            if time.monotonic() - updated > _STATE_EVERY_S:
+                updated = time.monotonic()
+                self._directory.update_state(phase=phase, step=self._last_step())
+        return result
+
+    def _worker_env(self) -> dict[str, str]:
+        """The workers' environment; null values were supplied to this process at submission.
+
+        Raises:
+            OrchestratorError: where one is missing.
+        """
+        env = {name: os.environ.get(name) if value is None else value for name, value in self._spec.env.items()}
+        missing = [name for name, value in env.items() if value is None]
+        if missing:
+            raise OrchestratorError(f"env.{missing[0]}: null in the spec, and not in the driver's environment.")
+        return {name: value for name, value in env.items() if value is not None}
+
+    @property
+    def _stop_requested(self) -> bool:
+        return self._directory.stop_file.exists()
+
+    def _last_step(self) -> int:
+        return int((last_json_line(self._directory.metrics_file) or {}).get("step", 0))
+
+    def _end_well(self, result: Ended) -> int:
+        if result.outcome == "stopped":
+            return self._end("stopped", "stop_requested", f"stopped at step {result.step}, checkpoint written", STOPPED)
+        return self._end("succeeded", None, f"finished {result.step} steps", SUCCESS)
+
+    def _end(self, phase: str, reason: str | None, message: str, exit_code: int) -> int:
+        self._directory.update_state(
+            phase=phase,
+            reason=reason,
+            message=message,
+            step=self._last_step(),
+            exit_code=exit_code,
+            finished_at=time.time(),
+        )
+        self._directory.event(phase, {"reason": reason, "message": message})
+        self._directory.stop_file.unlink(missing_ok=True)
+        return exit_code
+
+
+def _die_with_parent() -> None:
+    """End this process, and with it its private cluster, when the process that started it is gone."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m orchestrator.schedule.driver RUN_DIRECTORY [--embedded] [--watch-parent]``."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("run_directory", type=Path)
+    parser.add_argument("--embedded", action="store_true", help="start a private Ray cluster")
+    parser.add_argument("--watch-parent", action="store_true", help="end when standard input is closed")
+    options: Any = parser.parse_args(arguments)
+    if options.watch_parent:
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+    return JobDriver(RunDirectory(options.run_directory), embedded=options.embedded).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

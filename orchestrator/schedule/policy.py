@@ -1,0 +1,47 @@
+"""Decides whether a failed attempt is followed by another. Pure: values in, values out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from orchestrator.core.values import Failure, GiveUp, Retry
+from orchestrator.spec.job import Retries
+
+# The cause that explains the others: a rank that lost its neighbor fails too, a moment later.
+_PRECEDENCE = ("user_error", "worker_lost", "worker_crash", "infrastructure")
+
+
+def first_cause(failures: Iterable[Failure]) -> Failure:
+    """The failure that explains an attempt in which several ranks failed; ties go to the lowest rank.
+
+    Raises:
+        ValueError: without failures.
+    """
+    return min(failures, key=lambda failure: (_PRECEDENCE.index(failure.cause), failure.rank or 0))
+
+
+class RetryPolicy:
+    """Keeps one budget per cause over the life of a job.
+
+    Args:
+        budgets: restarts allowed by cause. Trouble of the infrastructure draws on ``worker_lost``.
+        used: restarts taken by earlier drivers of the job, by cause.
+    """
+
+    def __init__(self, budgets: Retries, used: dict[str, int] | None = None) -> None:
+        self._budgets = budgets
+        self.used: Counter[str] = Counter(used or {})
+
+    def decide(self, failure: Failure) -> Retry | GiveUp:
+        """Take one restart from the cause's budget, or give up where it is empty."""
+        account = "worker_lost" if failure.cause == "infrastructure" else failure.cause
+        if self.used[account] >= getattr(self._budgets, account):
+            return GiveUp(failure)
+        self.used[account] += 1
+        return Retry(failure)
+
+    def account(self, failure: Failure) -> str:
+        """Which budget a failure draws on and how much of it is used, for people."""
+        account = "worker_lost" if failure.cause == "infrastructure" else failure.cause
+        return f"retries.{account} {self.used[account]} of {getattr(self._budgets, account)}"

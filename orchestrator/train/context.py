@@ -1,0 +1,25 @@
+"""What one rank is told about the attempt it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankContext:
+    """One rank of one attempt of one job."""
+
+    run_directory: RunDirectory
+    attempt: int
+    """Life of the job, from 1."""
+    collectives: Collectives
+    device: torch.device
+
+    def is_current(self) -> bool:
+        """Whether this attempt still owns the job; a process that outlived its attempt must not write."""
+        return self.run_directory.read_state().get("attempts") == self.attempt

@@ -1,0 +1,110 @@
+"""The entry of a rank: one worker process of one attempt. Knows torch.distributed, not Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.errors import OrchestratorError, RecipeError
+from orchestrator.core.protocols import Tracker
+from orchestrator.core.run_directory import RunDirectory, write_atomically
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.load import load_resolved
+from orchestrator.tracking.system_metrics import SystemMetrics
+from orchestrator.tracking.tracker import NullTracker, RunTracker, trim_metrics
+from orchestrator.train.assemble import assemble
+from orchestrator.train.context import RankContext
+from orchestrator.train.loop import Job, train
+
+
+def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str) -> dict[str, Any]:
+    """Train as this process's rank until the job is finished or stopped.
+
+    The process group, and RANK, WORLD_SIZE and LOCAL_RANK in the environment, are set up by the caller, as torchrun
+    and Ray Train do. A failure is left in ``logs/<attempt>/failure_rank_<k>.json`` before it is raised.
+
+    Returns:
+        ``outcome`` (finished or stopped) and ``step``.
+    """
+    directory = RunDirectory(run_directory)
+    rank = int(os.environ.get("RANK", "0"))
+    log = directory.rank_log(attempt, rank)
+    _redirect_output(log)
+    try:
+        spec = load_resolved(directory.resolved_spec)
+        return _train(spec, directory, attempt, tracking_uri, mlflow_run_id)
+    except Exception as error:
+        _leave_failure(log.with_name(f"failure_rank_{rank}.json"), error)
+        raise
+
+
+def _train(spec: JobSpec, directory: RunDirectory, attempt: int, uri: str, run_id: str) -> dict[str, Any]:
+    torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
+    collectives = Collectives()
+    context = RankContext(run_directory=directory, attempt=attempt, collectives=collectives, device=_device(spec))
+    tracker: Tracker = RunTracker(directory, uri, run_id) if collectives.rank == 0 else NullTracker()
+    try:
+        with SystemMetrics.for_local_rank(spec.tracking.system_metrics_every_s, uri, run_id):
+            job = assemble(spec, context, tracker)
+            _announce(job, context, tracker)
+            outcome = train(job)
+            if outcome == "finished" and collectives.rank == 0:
+                _export(job, directory)
+            return {"outcome": outcome, "step": job.step}
+    finally:
+        tracker.close()
+
+
+def _announce(job: Job, context: RankContext, tracker: Tracker) -> None:
+    """Say where the training starts, and cut the metrics back to it: the steps after it are taken again."""
+    if context.collectives.rank == 0:
+        trim_metrics(context.run_directory, job.step)
+        name = "resumed" if job.step else "started"
+        fields = {"step": job.step, "samples": job.samples, "workers": context.collectives.world_size}
+        tracker.event(name, {**fields, "total_samples": job.total_samples, "total_steps": job.total_steps})
+        print(f"{name} from step {job.step}", flush=True)
+    context.collectives.barrier()
+
+
+def _export(job: Job, directory: RunDirectory) -> None:
+    hidden = directory.model_file.with_name(".model.safetensors.tmp")
+    save_file(job.engine.full_weights(), hidden)
+    os.replace(hidden, directory.model_file)
+
+
+def _device(spec: JobSpec) -> torch.device:
+    if spec.resources.gpus_per_worker == 0:
+        return torch.device("cpu")
+    # Ray names the device of a worker that may see all GPUs of its node; torchrun counts by local rank.
+    device = torch.device(os.environ.get("ACCELERATE_TORCH_DEVICE", f"cuda:{os.environ.get('LOCAL_RANK', '0')}"))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _redirect_output(log: Path) -> None:
+    """Send everything that this process prints, C libraries included, to the rank's own log file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    # Ray replaces sys.stdout by a wrapper with its own file; ours must write to the descriptors again.
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+
+
+def _leave_failure(path: Path, error: Exception) -> None:
+    cause = "user_error" if isinstance(error, RecipeError) else "worker_crash"
+    details = traceback.format_exc()
+    message = str(error) if isinstance(error, OrchestratorError) else f"{type(error).__name__}: {error}"
+    write_atomically(path, json.dumps({"cause": cause, "message": message, "details": details}))
+    print(details, file=sys.stderr, flush=True)

@@ -1,0 +1,109 @@
+"""From a step's tensors to one line of metrics, read a step late so that a GPU is never waited for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.errors import RecipeError
+from orchestrator.core.protocols import Tracker
+
+MAX_NON_FINITE_STEPS = 25
+"""fp16 only: steps in a row whose loss may be inf or nan while the loss scale adapts."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    step: int
+    names: list[str]
+    vector: Tensor
+    facts: dict[str, Tensor | float]
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Recorder:
+    """Reduces each step's weighted metrics over ranks in one message and hands them to the tracker.
+
+    The same message tells all ranks whether somebody asked for a stop, so they stop at one step.
+
+    Args:
+        tracker: of rank 0; other ranks have one that forgets.
+        collectives: the job's collectives.
+        log_every: steps between two lines.
+        stop_requested: asked on rank 0 at each step.
+        tolerate_overflow: whether a non-finite loss may pass for some steps (fp16).
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        collectives: Collectives,
+        *,
+        log_every: int,
+        stop_requested: Callable[[], bool],
+        tolerate_overflow: bool,
+    ) -> None:
+        self._tracker = tracker
+        self._collectives = collectives
+        self._log_every = log_every
+        self._stop_requested = stop_requested
+        self._max_non_finite = MAX_NON_FINITE_STEPS if tolerate_overflow else 0
+        self._num_non_finite = 0
+        self._pending: _Pending | None = None
+        self.last_loss: float | None = None
+        """Mean loss of the last step that was read."""
+        self.stopping = False
+        """Whether a stop was asked for, equal on all ranks."""
+
+    def record(self, step: int, weighted: Mapping[str, Tensor], facts: Mapping[str, Tensor | float]) -> None:
+        """Take the metrics of one step; those of the step before are read and logged.
+
+        Args:
+            step: optimizer steps taken, this one included.
+            weighted: scalars that add up to means over ranks; the same names on every rank.
+            facts: scalars that are equal on all ranks, logged as they are.
+        """
+        self.flush()
+        stop = float(self._collectives.rank == 0 and self._stop_requested())
+        scalars = [value.double() for value in weighted.values()]
+        vector = torch.stack([torch.full_like(scalars[0], stop), *scalars])
+        self._collectives.sum_(vector)
+        self._pending = _Pending(step, list(weighted), vector, dict(facts))
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Join metrics to the line of the step just recorded."""
+        if self._pending is not None:
+            self._pending.extra.update(metrics)
+
+    def flush(self, *, always: bool = False) -> None:
+        """Read the step that is waiting; ``always`` logs it even between two lines.
+
+        Raises:
+            RecipeError: where the loss is not finite.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        stop, *values = pending.vector.tolist()
+        self.stopping = self.stopping or stop > 0
+        metrics = dict(zip(pending.names, values, strict=True))
+        self.last_loss = metrics["loss"]
+        if always or pending.extra or pending.step % self._log_every == 0:
+            facts = {
+                name: value.item() if isinstance(value, Tensor) else value for name, value in pending.facts.items()
+            }
+            self._tracker.log(pending.step, {**metrics, **facts, **pending.extra})
+        self._guard(pending.step, metrics["loss"])
+
+    def _guard(self, step: int, loss: float) -> None:
+        self._num_non_finite = 0 if math.isfinite(loss) else self._num_non_finite + 1
+        if self._num_non_finite > self._max_non_finite:
+            raise RecipeError(
+                f"The loss is {loss} at step {step}: training cannot go on. A lower learning rate, a longer "
+                "warmup or train.clip_grad_norm usually helps."
+            )
