@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -61,9 +63,7 @@ class CheckpointStore:
             shutil.rmtree(hidden, ignore_errors=True)
             hidden.mkdir(parents=True)
         self._collectives.barrier()
-        with warnings.catch_warnings():
-            # torch warns that it saves in one process where there is no process group, which is what we mean.
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        with _alone_is_fine():
             save(dict(tensors), storage_writer=FileSystemWriter(hidden, sync_files=True))
         if self._collectives.rank == 0:
             if not is_current():
@@ -84,10 +84,23 @@ class CheckpointStore:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """Torch warns that it works in one process where there is no process group, which is what we mean."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest step first."""
     found = [path for path in folder.glob("step_*") if (path / MANIFEST_NAME).exists()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name gives."""
+    return int(path.name.removeprefix("step_"))
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -110,7 +123,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     }
     try:
         # Every rank reads for itself: no collectives, so a world of any size can load.
-        load(tensors, storage_reader=SafeReader(path), no_dist=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise CheckpointError(f"{path}: the tensors cannot be read ({error}).") from error
+        with _alone_is_fine():
+            load(tensors, storage_reader=SafeReader(path), no_dist=True)
+    except CheckpointException as error:
+        reason = str(next(iter(error.failures.values()))[0]).splitlines()[0]
+        raise CheckpointError(f"{path}: the tensors cannot be read ({reason}).") from error
     return tensors

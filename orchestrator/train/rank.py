@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from orchestrator.checkpoint.store import latest_checkpoint, step_of
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import OrchestratorError, RecipeError
 from orchestrator.core.protocols import Tracker
@@ -50,9 +53,9 @@ def _train(spec: JobSpec, directory: RunDirectory, attempt: int, uri: str, run_i
     torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
     collectives = Collectives()
     context = RankContext(run_directory=directory, attempt=attempt, collectives=collectives, device=_device(spec))
-    tracker: Tracker = RunTracker(directory, uri, run_id) if collectives.rank == 0 else NullTracker()
+    tracker = _open_tracker(directory, uri, run_id) if collectives.rank == 0 else NullTracker()
     try:
-        with SystemMetrics.for_local_rank(spec.tracking.system_metrics_every_s, uri, run_id):
+        with _watch_node(spec, uri, run_id):
             job = assemble(spec, context, tracker)
             _announce(job, context, tracker)
             outcome = train(job)
@@ -63,15 +66,28 @@ def _train(spec: JobSpec, directory: RunDirectory, attempt: int, uri: str, run_i
         tracker.close()
 
 
+def _open_tracker(directory: RunDirectory, uri: str, run_id: str) -> Tracker:
+    """The tracker, with the metrics cut back to the checkpoint: the steps after it are taken again."""
+    checkpoint = latest_checkpoint(directory.checkpoints)
+    trim_metrics(directory, 0 if checkpoint is None else step_of(checkpoint))
+    return RunTracker(directory, uri, run_id)
+
+
+def _watch_node(spec: JobSpec, uri: str, run_id: str) -> AbstractContextManager[Any]:
+    """System metrics of this node, from the first of its ranks."""
+    every_s = spec.tracking.system_metrics_every_s
+    if every_s is None or os.environ.get("LOCAL_RANK", "0") != "0":
+        return nullcontext()
+    return SystemMetrics(uri, run_id, f"{socket.gethostname()}-{os.environ.get('NODE_RANK', '0')}", every_s)
+
+
 def _announce(job: Job, context: RankContext, tracker: Tracker) -> None:
-    """Say where the training starts, and cut the metrics back to it: the steps after it are taken again."""
+    """Say where the training starts."""
     if context.collectives.rank == 0:
-        trim_metrics(context.run_directory, job.step)
         name = "resumed" if job.step else "started"
         fields = {"step": job.step, "samples": job.samples, "workers": context.collectives.world_size}
         tracker.event(name, {**fields, "total_samples": job.total_samples, "total_steps": job.total_steps})
         print(f"{name} from step {job.step}", flush=True)
-    context.collectives.barrier()
 
 
 def _export(job: Job, directory: RunDirectory) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.checkpoint.manifest import Manifest, library_versions
-from orchestrator.checkpoint.store import CheckpointStore, load_tensors
+from orchestrator.checkpoint.store import CheckpointStore, load_tensors, step_of
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.protocols import BatchController, Engine, Tracker, TrainData
 from orchestrator.spec.job import JobSpec
@@ -64,7 +64,7 @@ def restore(spec: JobSpec, folder: Path, engine: Engine, controller: BatchContro
     manifest = Manifest.read(folder)
     if manifest.spec_hash != spec_hash(spec):
         raise CheckpointError(f"{folder} was written by another training: the spec differs in what defines the result.")
-    if folder.name != f"step_{manifest.step}":
+    if step_of(folder) != manifest.step:
         raise CheckpointError(f"{folder} says that it is of step {manifest.step}.")
     engine.load_state_tensors(load_tensors(folder))
     engine.load_scaler_state(manifest.scaler)

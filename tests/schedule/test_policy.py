@@ -1,0 +1,44 @@
+"""Retry decisions are values: no cluster is needed to test them."""
+
+import pytest
+
+from orchestrator.core.values import Failure, GiveUp, Retry
+from orchestrator.schedule.policy import RetryPolicy, first_cause
+from orchestrator.spec.job import Retries
+
+
+def failure(cause: str, rank: int | None = None) -> Failure:
+    return Failure(cause=cause, message="m", rank=rank)
+
+
+def test_each_cause_has_its_own_budget() -> None:
+    policy = RetryPolicy(Retries(worker_lost=2, worker_crash=1, user_error=0))
+    assert isinstance(policy.decide(failure("worker_lost")), Retry)
+    assert isinstance(policy.decide(failure("worker_crash")), Retry)
+    assert isinstance(policy.decide(failure("worker_crash")), GiveUp)
+    assert isinstance(policy.decide(failure("worker_lost")), Retry)
+    assert isinstance(policy.decide(failure("worker_lost")), GiveUp)
+    assert isinstance(policy.decide(failure("user_error")), GiveUp)
+
+
+def test_budgets_last_over_the_life_of_the_job() -> None:
+    policy = RetryPolicy(Retries(worker_lost=2), used={"worker_lost": 2})
+    assert isinstance(policy.decide(failure("worker_lost")), GiveUp)
+
+
+def test_trouble_of_the_infrastructure_draws_on_lost_workers() -> None:
+    policy = RetryPolicy(Retries(worker_lost=1))
+    assert isinstance(policy.decide(failure("infrastructure")), Retry)
+    assert policy.account(failure("worker_lost")) == "retries.worker_lost 1 of 1"
+
+
+@pytest.mark.parametrize(
+    ("causes", "expected"),
+    [
+        (["worker_crash", "worker_lost"], 1),  # the survivor of a lost neighbor fails in a collective
+        (["worker_crash", "user_error"], 1),  # the recipe raised on rank 1, rank 0 lost its neighbor
+        (["worker_crash", "worker_crash"], 0),
+    ],
+)
+def test_the_cause_that_explains_the_others_is_named(causes: list[str], expected: int) -> None:
+    assert first_cause([failure(cause, rank) for rank, cause in enumerate(causes)]).rank == expected
