@@ -13,6 +13,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+# The server imports these once; every rank of every test is then forked from it in a moment.
+multiprocessing.set_forkserver_preload(["torch", "orchestrator.train.assemble", "datasets", "sklearn.datasets"])
+
 
 def _child(rank: int, world_size: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
@@ -33,5 +36,7 @@ def run_on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any)
     The function must be importable (a module's top level), as it travels to spawned processes.
     """
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_child, (world_size, folder, function, arguments), nprocs=world_size)
+        multiprocessing.start_processes(
+            _child, (world_size, folder, function, arguments), nprocs=world_size, start_method="forkserver"
+        )
         return [torch.load(f"{folder}/result_{rank}", weights_only=False) for rank in range(world_size)]

@@ -87,8 +87,8 @@ def check_ray_extras() -> Finding:
     return Finding("ray[default]", OK, "dashboard and job server are installed")
 
 
-def check_ray_token(environ: Mapping[str, str], home: Path) -> Finding:
-    """Client and cluster agree about Ray's token; clients ignore the token file unless RAY_AUTH_MODE=token is set."""
+def check_ray_token(environ: Mapping[str, str], home: Path, *, has_cluster: bool) -> Finding:
+    """Ray's token will be sent where a cluster may ask for it: clients ignore it unless RAY_AUTH_MODE=token is set."""
     mode = environ.get("RAY_AUTH_MODE", "")
     given_path = environ.get("RAY_AUTH_TOKEN_PATH")
     token_file = Path(given_path) if given_path else home / ".ray" / "auth_token"
@@ -100,7 +100,9 @@ def check_ray_token(environ: Mapping[str, str], home: Path) -> Finding:
         mend = "correct or unset RAY_AUTH_TOKEN_PATH"
         return Finding("ray token", PROBLEM, f"RAY_AUTH_TOKEN_PATH names no file: {given_path}", mend)
     if has_token and not mode:
-        message = "there is a Ray token, but a client sends it only with RAY_AUTH_MODE=token (else: 401 from the cluster)"
+        message = "there is a token, but it is sent only with RAY_AUTH_MODE=token"
+        if not has_cluster:
+            return Finding("ray token", OK, message)
         return Finding("ray token", WARNING, message, "export RAY_AUTH_MODE=token")
     return Finding("ray token", OK, f"RAY_AUTH_MODE={mode}" if mode else "no token, no RAY_AUTH_MODE: open cluster")
 
@@ -120,8 +122,9 @@ def check_storage(storage: Path) -> Finding:
     return Finding("storage", OK, f"{storage} is writable, {size(free)} free")
 
 
-def local_findings(environ: Mapping[str, str], storage: Path) -> list[Finding]:
+def local_findings(environ: Mapping[str, str], storage: Path, *, has_cluster: bool) -> list[Finding]:
     """All checks that need no network."""
     findings = [check_python(), *(check_version(*item) for item in TESTED_VERSIONS.items()), check_gpu_build()]
-    findings += [check_ray_extras(), check_ray_token(environ, Path.home()), check_storage(storage)]
+    token = check_ray_token(environ, Path.home(), has_cluster=has_cluster)
+    findings += [check_ray_extras(), token, check_storage(storage)]
     return [finding for finding in findings if finding is not None]

@@ -17,13 +17,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
 
 
-def figure(value: float) -> str:
-    """Four significant digits; whole numbers as they are, with a comma per thousand."""
-    if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e15):
-        return f"{int(value):,}"
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+def figure(value: float | str) -> str:
+    """Four significant digits; whole numbers as they are, with a comma per thousand; also ``"NaN"`` and the like."""
+    number = float(value)
+    if not math.isfinite(number):
+        return str(number)
+    if number == int(number) and abs(number) < 1e15:
+        return f"{int(number):,}"
+    return f"{number:.4g}" if abs(number) < 1e4 else f"{number:,.0f}"
 
 
 def size(num_bytes: float) -> str:
@@ -33,3 +34,8 @@ def size(num_bytes: float) -> str:
             break
         num_bytes /= 1024
     return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+
+
+def counted(number: float, noun: str) -> str:
+    """`1 worker`, `2 workers`, `1,000 files`."""
+    return f"{figure(number)} {noun}" if number == 1 else f"{figure(number)} {noun}s"

@@ -6,7 +6,6 @@ import json
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from orchestrator.cli.notices import Notice, notice_of
@@ -19,22 +18,30 @@ EVALUATION_PREFIX = "eval/"
 
 
 @dataclass(frozen=True, slots=True)
+class Length:
+    """How long a training is, as its first rank announced it."""
+
+    total_steps: int | None = None
+    """Optimizer steps; None where only samples count, or before the announcement."""
+    total_samples: int | None = None
+    """Samples; None before the announcement."""
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseChange:
-    """The job entered a phase."""
+    """The job entered a phase that it will leave again."""
 
     phase: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """The newest logged step."""
 
-    step: int
-    total_steps: int | None
     metrics: Mapping[str, Any]
-    left_s: float | None
-    """Predicted seconds to the last step; None where the rate or the length is not known yet."""
+    length: Length
+    left_s: float | None = None
+    """Predicted seconds to the end; None where the rate or the length is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,6 @@ class Evaluation:
     """Metrics of the evaluation data after a step."""
 
     step: int
-    total_steps: int | None
     metrics: Mapping[str, Any]
 
 
@@ -54,13 +60,41 @@ def evaluation_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metrics.items() if key.startswith(EVALUATION_PREFIX)}
 
 
-def time_left_s(lines: Iterable[Mapping[str, Any]], total_steps: int | None) -> float | None:
-    """Seconds to the last step at the median rate of the given metric lines; None without a rate or a length."""
-    steps = [line for line in lines if line.get("samples_per_s") and line.get("global_size")]
-    if not steps or total_steps is None:
+def parsed(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """The JSON objects of some lines; what a crash left half written is passed over."""
+    objects = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            objects.append(value)
+    return objects
+
+
+def length_of(event: Mapping[str, Any]) -> Length | None:
+    """The length that an event announces; None for events that announce none."""
+    if event["event"] not in ("started", "resumed"):
         return None
-    seconds_per_step = median(line["global_size"] / line["samples_per_s"] for line in steps)
-    return float(max(0, total_steps - steps[-1]["step"]) * seconds_per_step)
+    return Length(event["total_steps"], event["total_samples"])
+
+
+def time_left_s(lines: Iterable[Mapping[str, Any]], length: Length) -> float | None:
+    """Seconds to the end at the median rate of the given metric lines; None without a rate or a length."""
+    from statistics import median
+
+    steps = [line for line in lines if line.get("samples_per_s")]
+    if not steps:
+        return None
+    rate, last = median(line["samples_per_s"] for line in steps), steps[-1]
+    if length.total_steps is not None:
+        num_samples = (length.total_steps - last["step"]) * last["global_size"]
+    elif length.total_samples is not None:
+        num_samples = length.total_samples - last["samples"]
+    else:
+        return None
+    return float(max(0, num_samples) / rate)
 
 
 class Follower:
@@ -74,7 +108,8 @@ class Follower:
         self.state: dict[str, Any] = {}
         self._events = Tail(run.events_file, skip_existing=skip_existing)
         self._metrics = Tail(run.metrics_file, skip_existing=skip_existing)
-        self._rates: deque[Mapping[str, Any]] = deque(maxlen=RATE_WINDOW)
+        self._recent: deque[Mapping[str, Any]] = deque(maxlen=RATE_WINDOW)
+        self._length = Length()
         self._phase: str | None = None
 
     @property
@@ -83,32 +118,31 @@ class Follower:
         return self.state.get("phase") in TERMINAL_PHASES
 
     def poll(self) -> list[Update]:
-        """Everything new, in the order in which it is to be told. The state is read first, so an end comes last."""
-        self.state = self.run.read_state()
-        change = self._phase_change()
-        updates: list[Update] = [change] if change and not self.is_finished else []
-        notices = (notice_of(json.loads(line)) for line in self._events.lines())
-        updates += [notice for notice in notices if notice]
-        updates += self._metric_updates()
-        return [*updates, change] if change and self.is_finished else updates
+        """Everything new, in the order in which it is to be told.
 
-    def _phase_change(self) -> PhaseChange | None:
+        The state is read first: when it says that the job has ended, nothing is left unread.
+        """
+        self.state = self.run.read_state()
+        return [*self._phase_updates(), *self._event_updates(), *self._metric_updates()]
+
+    def _phase_updates(self) -> list[Update]:
         phase = self.state.get("phase")
         if phase is None or phase == self._phase:
-            return None
+            return []
         self._phase = phase
-        return PhaseChange(phase, self.state.get("message") or "")
+        return [] if self.is_finished else [PhaseChange(phase)]
+
+    def _event_updates(self) -> list[Update]:
+        events = parsed(self._events.lines())
+        for event in events:
+            self._length = length_of(event) or self._length
+        return [notice for notice in map(notice_of, events) if notice]
 
     def _metric_updates(self) -> list[Update]:
-        total_steps = self.state.get("total_steps")
-        lines = [json.loads(line) for line in self._metrics.lines()]
-        steps = [line for line in lines if "loss" in line]
-        self._rates.extend(steps)
+        lines = parsed(self._metrics.lines())
+        self._recent.extend(lines)
         updates: list[Update] = []
-        if steps:
-            updates.append(Progress(steps[-1]["step"], total_steps, steps[-1], time_left_s(self._rates, total_steps)))
-        for line in lines:
-            evaluation = evaluation_of(line)
-            if evaluation:
-                updates.append(Evaluation(line["step"], total_steps, evaluation))
-        return updates
+        if lines:
+            updates.append(Progress(lines[-1], self._length, time_left_s(self._recent, self._length)))
+        evaluations = ((line["step"], evaluation_of(line)) for line in lines)
+        return updates + [Evaluation(step, metrics) for step, metrics in evaluations if metrics]

@@ -6,6 +6,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+INTERRUPTED = 130
+"""Exit code of a command that the user broke off: the shell's own, so that it says nothing about any job."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -28,7 +28,10 @@ def logs(
     driver: Annotated[bool, typer.Option("--driver", help="The log of the driver instead of the ranks.")] = False,
     storage: Storage = None,
 ) -> None:
-    """Print the logs of a job's ranks; lines start with `[rank k]` where there are several."""
+    """Print what a job's workers wrote.
+
+    Lines start with `[rank k]` where there are several ranks.
+    """
     run = open_job(job, storage)
     if driver and (rank is not None or attempt is not None):
         raise UsageError("--driver: the driver has one log; give it without --rank and --attempt.")
@@ -67,7 +70,7 @@ class LogReader:
         self._rank = rank
         self._attempt = attempt
         self._driver = driver
-        self._tails: dict[Path, Tail] = {}
+        self._tails: dict[Path, tuple[str, Tail]] = {}
 
     @property
     def found_any(self) -> bool:
@@ -75,17 +78,20 @@ class LogReader:
         return bool(self._tails)
 
     def new_lines(self, *, with_unfinished: bool) -> Iterator[str]:
-        """Lines since the last call, rank by rank."""
-        files = self._files()
-        for label, path in files:
-            tail = self._tails.setdefault(path, Tail(path))
-            prefix = f"[{label}] " if len(files) > 1 else ""
+        """Lines since the last call, rank by rank; an attempt that is over is read to its end as well."""
+        for label, path in self._files():
+            self._tails.setdefault(path, (label, Tail(path)))
+        has_several = len({label for label, _ in self._tails.values()}) > 1
+        for label, tail in self._tails.values():
+            prefix = f"[{label}] " if has_several else ""
             for line in tail.lines(with_unfinished=with_unfinished):
                 yield prefix + line
 
     def _files(self) -> list[tuple[str, Path]]:
+        from orchestrator.launch.local import driver_log
+
         if self._driver:
-            return [("driver", self._run.driver_log)] if self._run.driver_log.exists() else []
+            return [("driver", path)] if (path := driver_log(self._run)).exists() else []
         attempts = [self._attempt] if self._attempt is not None else attempts_with_logs(self._run)[-1:]
         return [
             (f"rank {rank}", path)
@@ -99,7 +105,9 @@ def _nothing_found(run: RunDirectory, rank: int | None, attempt: int | None) -> 
     attempts = attempts_with_logs(run)
     if not attempts:
         return f"{run.name} has no logs yet; it is {run.read_state().get('phase', 'not started')}."
-    ranks = list(rank_logs(run, attempt if attempt is not None else attempts[-1]))
-    chosen = f"rank {rank}" if rank is not None and ranks else f"attempt {attempt}"
-    there = f"ranks {ranks[0]} to {ranks[-1]}" if ranks else f"attempts {attempts[0]} to {attempts[-1]}"
-    return f"{run.name} has no log of {chosen}; there are {there}."
+    if attempt is not None and attempt not in attempts:
+        return f"{run.name} has no attempt {attempt}; there are {', '.join(map(str, attempts))}."
+    ranks = rank_logs(run, attempt or attempts[-1])
+    if rank is not None and ranks:
+        return f"{run.name} has no log of rank {rank}; there are {', '.join(map(str, ranks))}."
+    return f"no rank of attempt {attempt or attempts[-1]} has written a log; `orchestrator logs --driver {run.name}`?"

@@ -10,12 +10,11 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import diagnosis, jobs, logs, methods, specs, start
+from orchestrator.cli import diagnosis, jobs, logs, methods, planning, specs, start
+from orchestrator.cli.interrupts import INTERRUPTED
 from orchestrator.cli.output import emit, paint, tell
 from orchestrator.core.errors import BAD_USAGE, JOB_FAILED, SUCCESS, OrchestratorError
-
-INTERRUPTED = 130
-"""Exit code of a command that the user broke off: the shell's own, so that it says nothing about any job."""
+from orchestrator.spec.problems import SpecError
 
 app = typer.Typer(
     name="orchestrator",
@@ -28,7 +27,7 @@ app = typer.Typer(
 )
 for command in (
     specs.check,
-    specs.plan,
+    planning.plan,
     start.run,
     start.submit,
     start.resume,
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell_error(error.format_message())
         tell("`orchestrator --help` and `orchestrator COMMAND --help` show what is possible.")
         return BAD_USAGE
-    except OrchestratorError as error:
+    except (SpecError, OrchestratorError) as error:
         _tell_error(str(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):

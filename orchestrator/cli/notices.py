@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from orchestrator.cli.figures import counted
+
+Event = Mapping[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -15,12 +19,41 @@ class Notice:
     level: Literal["info", "warning", "error"] = "info"
 
 
-WORDS: dict[str, Callable[[Mapping[str, Any]], Notice]] = {
-    "resumed": lambda event: Notice(f"resumed from step {event['step']:,}"),
+def _connected(event: Event) -> Notice | None:
+    if not event.get("oversubscribed"):
+        return None
+    return Notice(
+        f"the workers ask for more than this machine's {event['cpus']:g} CPU cores and will share them", "warning"
+    )
+
+
+def _started(event: Event) -> Notice:
+    steps = event["total_steps"]
+    length = counted(event["total_samples"], "sample") if steps is None else counted(steps, "step")
+    return Notice(f"training starts: {length} on {counted(event['workers'], 'worker')}")
+
+
+def _resumed(event: Event) -> Notice:
+    return Notice(f"resumed from step {event['step']:,} on {counted(event['workers'], 'worker')}")
+
+
+WORDS: dict[str, Callable[[Event], Notice | None]] = {
+    "connected": _connected,
+    "waiting": lambda event: Notice(f"waiting: {event['reason']}"),
+    "started": _started,
+    "resumed": _resumed,
+    "checkpoint_saved": lambda event: Notice(f"checkpoint saved at step {event['step']:,}"),
+    "restarting": lambda event: Notice(f"{event['message']}; restarting ({event['budget']})", "warning"),
+    "gave_up": lambda event: Notice(f"not restarted ({event['budget']})", "warning"),
+    "stop_requested": lambda _: Notice("somebody asked for a stop"),
+    "tracking_outage": lambda event: Notice(f"metrics wait in the run directory: {event['message']}", "warning"),
+    "tracking_restored": lambda _: Notice("MLflow answers again, the metrics that waited are sent"),
+    "tracking_unreachable": lambda event: Notice(event["message"], "warning"),
 }
+"""Events that are not in this table are recorded only: the end of a job is told by its result."""
 
 
-def notice_of(event: Mapping[str, Any]) -> Notice | None:
+def notice_of(event: Event) -> Notice | None:
     """The event in words; None for events that are only recorded."""
     row = WORDS.get(event["event"])
     return row(event) if row else None

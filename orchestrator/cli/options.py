@@ -14,7 +14,9 @@ SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a 
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job.", show_default=False)]
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", metavar="A.B=VALUE", help="Replace one value of the spec; may be repeated.", show_default=False),
+    typer.Option(
+        "--set", metavar="A.B=VALUE", help="Replace one value of the spec; may be repeated.", show_default=False
+    ),
 ]
 Storage = Annotated[
     str | None,
@@ -25,7 +27,9 @@ Storage = Annotated[
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print data for scripts: one JSON document on stdout.", show_default=False)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print data for scripts: one JSON document on stdout.", show_default=False)
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -35,9 +39,12 @@ Address = Annotated[
         show_default=False,
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the job of this name where it was.", show_default=False)]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the job of this name where it was.", show_default=False)
+]
 NewName = Annotated[
-    bool, typer.Option("--new-name", help="If the name is taken, use the next free one: name-2, name-3.", show_default=False)
+    bool,
+    typer.Option("--new-name", help="If the name is taken, use the next free one: name-2, name-3.", show_default=False),
 ]
 
 

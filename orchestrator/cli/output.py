@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 COLORS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
 PHASE_COLORS = {"succeeded": "green", "running": "blue", "failed": "red", "stopped": "yellow"}
+
+_COLOR_CODE = re.compile(r"\x1b\[\d*m")
 
 
 def emit(text: str) -> bool:
@@ -34,10 +38,8 @@ def emit_json(value: Any) -> None:
 
 def tell(message: str) -> None:
     """Print a message for a person on stderr."""
-    try:
+    with contextlib.suppress(BrokenPipeError):
         print(message, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        pass
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -52,16 +54,19 @@ def paint(text: str, color: str | None, stream: TextIO | None = None) -> str:
     return f"\x1b[{COLORS[color]}m{text}\x1b[0m"
 
 
-def phase_text(phase: str, width: int = 0) -> str:
-    """A phase in its color, padded to a width in characters."""
-    return paint(phase.ljust(width), PHASE_COLORS.get(phase))
+def phase_text(phase: str) -> str:
+    """A phase in its color."""
+    return paint(phase, PHASE_COLORS.get(phase))
 
 
 def aligned(rows: Iterable[Sequence[str]], *, gap: str = "  ") -> list[str]:
-    """Lines whose columns line up; the last column may be of any length. Never cuts a value."""
-    rows = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
-    return [gap.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    """Lines whose columns line up, colored cells too. Never cuts a value, so the last column may be of any length."""
+    cells = [[(cell, len(_COLOR_CODE.sub("", cell))) for cell in row] for row in rows]
+    widths = [max(width for _, width in column) for column in zip(*cells, strict=True)]
+    return [
+        gap.join(cell + " " * (width - own) for (cell, own), width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
 
 
 def emit_fields(fields: Mapping[str, Any]) -> None:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Protocol, Self
 
 from orchestrator.cli.figures import duration, figure
 from orchestrator.cli.follow import Evaluation, PhaseChange, Progress, Update
 from orchestrator.cli.notices import Notice
-from orchestrator.cli.output import emit, paint
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
+from orchestrator.cli.output import emit, is_terminal, paint
 
 LINE_EVERY_S = 5.0
 """Seconds between two progress lines where there is no terminal."""
 NOTICE_COLORS = {"info": None, "warning": "yellow", "error": "red"}
 PHASE_TEXTS = {
-    "queued": "queued: waiting for its turn",
-    "preparing": "preparing: unpacking code, opening MLflow",
-    "placing": "placing: waiting for its workers",
-    "running": "running",
+    "queued": "queued: waiting for its driver",
+    "preparing": "preparing: starting Ray, opening MLflow",
+    "placing": "placing: waiting for the workers",
 }
-"""What a phase means, where the job itself gives no message."""
+"""What a phase means, where its name does not say it."""
 
 
 class Report(Protocol):
@@ -40,34 +37,38 @@ class Report(Protocol):
         """Show one update."""
 
 
-def step_text(step: int, total_steps: int | None) -> str:
-    """`step 120/300`, or `step 120` while the length is not known."""
-    return f"step {step:,}/{total_steps:,}" if total_steps else f"step {step:,}"
+def place_text(progress: Progress) -> str:
+    """How far the training is: `step 120/300`, or by samples where the number of steps is open."""
+    metrics, length = progress.metrics, progress.length
+    if length.total_steps is not None:
+        return f"step {metrics['step']:,}/{length.total_steps:,}"
+    if length.total_samples is not None and "samples" in metrics:
+        return f"step {metrics['step']:,}  {metrics['samples'] / length.total_samples:.0%} of the samples"
+    return f"step {metrics['step']:,}"
 
 
-def progress_texts(progress: Progress) -> list[str]:
-    """Loss, learning rate, samples per second and time left, as far as they are known."""
+def progress_text(progress: Progress) -> str:
+    """Place, loss, learning rate, samples per second and time left, as far as they are known."""
     metrics = progress.metrics
-    texts = [f"{label} {figure(metrics[key])}" for key, label in (("loss", "loss"), ("lr", "lr")) if key in metrics]
+    texts = [place_text(progress), *(f"{key} {figure(metrics[key])}" for key in ("loss", "lr") if key in metrics)]
     if "samples_per_s" in metrics:
-        texts.append(f"{metrics['samples_per_s']:,.0f} samples/s")
+        texts.append(f"{figure(round(metrics['samples_per_s']))} samples/s")
     if progress.left_s is not None:
         texts.append(f"{duration(progress.left_s)} left")
-    return texts
+    return "  ".join(texts)
 
 
 def line_of(update: Update) -> str:
     """One update as one line, in color where stdout shows colors."""
     match update:
-        case PhaseChange(phase, message):
-            return paint(f"{phase}: {message}" if message else PHASE_TEXTS.get(phase, phase), "bold")
+        case PhaseChange(phase):
+            return paint(PHASE_TEXTS.get(phase, phase), "bold")
         case Notice(text, level):
             return paint(text, NOTICE_COLORS[level])
-        case Evaluation(step, total_steps, metrics):
-            values = [f"{key} {figure(value)}" for key, value in metrics.items()]
-            return "  ".join([step_text(step, total_steps), *values])
-        case Progress(step, total_steps):
-            return "  ".join([step_text(step, total_steps), *progress_texts(update)])
+        case Evaluation(step, metrics):
+            return "  ".join([f"step {step:,}", *(f"{key} {figure(value)}" for key, value in metrics.items())])
+        case Progress():
+            return progress_text(update)
 
 
 class PlainReport:
@@ -97,28 +98,40 @@ class TerminalReport:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn
+        from rich.progress import Progress as Bar
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[figures]}"))
-        self._progress: RichProgress = Progress(*columns, console=Console(highlight=False), transient=True, expand=True)
-        self._task = self._progress.add_task("", total=None, figures="")
+        columns = (SpinnerColumn(), BarColumn(bar_width=None), TextColumn("{task.description}", markup=False))
+        self._bar = Bar(*columns, console=Console(highlight=False), transient=True, expand=True)
+        self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._bar.stop()
 
     def show(self, update: Update) -> None:
         """Move the bar on a step; print everything else above it."""
-        if isinstance(update, Progress):
-            self._advance(update)
-        else:
-            self._progress.console.print(line_of(update), markup=False, soft_wrap=True)
-        if isinstance(update, PhaseChange):
-            self._progress.update(self._task, description=update.phase)
+        from rich.text import Text
 
-    def _advance(self, progress: Progress) -> None:
-        fields: dict[str, Any] = {"figures": "  ".join([step_text(progress.step, progress.total_steps), *progress_texts(progress)])}
-        self._progress.update(self._task, completed=progress.step, total=progress.total_steps, **fields)
+        if isinstance(update, Progress):
+            done, total = _share(update)
+            self._bar.update(self._task, completed=done, total=total, description=progress_text(update))
+            return
+        self._bar.console.print(Text.from_ansi(line_of(update)), soft_wrap=True)
+        if isinstance(update, PhaseChange):
+            self._bar.update(self._task, description=update.phase)
+
+
+def _share(progress: Progress) -> tuple[float, float | None]:
+    """How much is done of how much; None where the length is not known."""
+    if progress.length.total_steps is not None:
+        return progress.metrics["step"], progress.length.total_steps
+    return progress.metrics.get("samples", 0), progress.length.total_samples
+
+
+def open_report() -> Report:
+    """The report that suits stdout."""
+    return TerminalReport() if is_terminal(sys.stdout) else PlainReport()

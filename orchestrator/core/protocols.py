@@ -65,6 +65,9 @@ class TrainData(Protocol):
     def position(self) -> DataPosition:
         """Where the next step starts."""
 
+    def close(self) -> None:
+        """End what works ahead."""
+
 
 class Exchange(Protocol):
     """Turns local gradients into what the optimizer sees. Never changes parameters."""
@@ -125,4 +128,4 @@ class Engine(Protocol):
         """Restore ``scaler_state``."""
 
     def full_weights(self) -> dict[str, Tensor]:
-        """The recipe's own state_dict, whole, on the CPU."""
+        """The recipe's own state_dict, whole, on the CPU; called by all ranks."""

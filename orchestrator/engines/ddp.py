@@ -120,6 +120,6 @@ class DdpEngine:
             self._precision.scaler.load_state_dict(dict(state))
 
     def full_weights(self) -> dict[str, Tensor]:
-        """The recipe's own state_dict, on the CPU, contiguous, tensors that share memory separated."""
+        """The recipe's own state_dict, on the CPU, contiguous, tensors that share memory separated; a collective."""
         self.begin_step()
         return {name: t.detach().cpu().clone().contiguous() for name, t in self.model.state_dict().items()}

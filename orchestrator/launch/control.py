@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,8 @@ def reconcile(run_directory: RunDirectory) -> dict[str, Any]:
         The state as it is afterwards.
     """
     state = run_directory.read_state()
-    if not state or state["phase"] in TERMINAL_PHASES:
+    # What cannot be recorded is not decided either: somebody else's storage is only read.
+    if not state or state["phase"] in TERMINAL_PHASES or not os.access(run_directory.root, os.W_OK):
         return state
     with exclusive(run_directory):
         state = run_directory.read_state()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from orchestrator.core.errors import UsageError
 from orchestrator.spec.job import JobSpec
+from orchestrator.tracking.uri import redact, resolve_tracking_uri
 
 
 def missing_values(spec: JobSpec, environ: Mapping[str, str]) -> list[str]:
@@ -36,3 +38,19 @@ def job_environment(spec: JobSpec, environ: Mapping[str, str]) -> dict[str, str]
         UsageError: as ``own_environment``.
     """
     return {**environ, **own_environment(spec, environ)}
+
+
+def tracking_uri(spec: JobSpec, storage: Path, environ: Mapping[str, str]) -> str:
+    """Where the job's history goes, passwords included; variables under ``env`` count as the job will see them."""
+    own = {name: environ.get(name, "") if value is None else value for name, value in spec.env.items()}
+    return resolve_tracking_uri(spec.tracking.uri, {**environ, **own}, storage)
+
+
+def with_tracking_uri(spec: JobSpec, uri: str) -> JobSpec:
+    """The spec with its tracking URI written out, so that a driver elsewhere means the same one.
+
+    One with a password stays as the submitter gave it: the password is never written down.
+    """
+    if redact(uri) != uri:
+        return spec
+    return spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"uri": uri})})

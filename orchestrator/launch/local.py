@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from orchestrator.core.errors import JOB_FAILED
+from orchestrator.core.errors import JOB_FAILED, STOPPED
 from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
 from orchestrator.launch.backends import Vitals
 from orchestrator.launch.environment import job_environment
@@ -40,6 +41,7 @@ class LocalDriver:
         self.run_directory = run_directory
         self.log_file = driver_log(run_directory)
         self._process = process
+        self._was_killed = False
 
     @property
     def pid(self) -> int:
@@ -58,7 +60,7 @@ class LocalDriver:
         """Wait for the end; a job whose driver died without a last word is then marked as failed.
 
         Returns:
-            The exit code of the command line; 1 for a driver that a signal ended.
+            The exit code of the command line, also for a driver that died: 3 if it was killed or interrupted, else 1.
 
         Raises:
             TimeoutError: if the driver still runs after ``timeout_s`` seconds.
@@ -70,11 +72,10 @@ class LocalDriver:
         return self._settle()
 
     def kill(self) -> None:
-        """End the driver and what it started, at once and without a checkpoint."""
-        try:
+        """End the driver and what it started, at once and without a checkpoint; the job is then stopped."""
+        self._was_killed = True
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.wait()
 
     def __enter__(self) -> Self:
@@ -88,10 +89,14 @@ class LocalDriver:
     def _settle(self) -> int:
         if self._process.stdin is not None:
             self._process.stdin.close()
-        state = self.run_directory.read_state()
-        if state.get("phase") not in TERMINAL_PHASES:
-            declare_lost(self.run_directory, f"the driver (pid {self.pid}) {_ending(self._process.returncode)}")
-        return max(self._process.returncode, 0) or JOB_FAILED if self._process.returncode else 0
+        code = self._process.returncode
+        stopped = self._was_killed or code == -signal.SIGINT
+        if self.run_directory.read_state()["phase"] not in TERMINAL_PHASES:
+            explanation = f"the driver (pid {self.pid}) {_ending(code)}"
+            declare_lost(self.run_directory, explanation, phase="stopped" if stopped else "failed")
+        if code >= 0:
+            return code
+        return STOPPED if stopped else JOB_FAILED
 
 
 class LocalBackend:
@@ -157,14 +162,15 @@ def start_local(prepared: PreparedJob, environ: Mapping[str, str] = os.environ) 
 
 
 def driver_command(prepared: PreparedJob) -> list[str]:
-    """The command line of the driver. ``-P`` keeps files of the job from shadowing the standard library's."""
-    resume = ["--resume"] if prepared.resumed else []
-    options = [*resume, "--embedded", "--watch-parent"]
-    return [sys.executable, "-P", "-m", DRIVER_MODULE, str(prepared.run_directory.root), *options]
+    """The command line of the driver; a resumed job has it find its own checkpoints.
+
+    ``-P`` keeps files of the job from shadowing the standard library's.
+    """
+    return [sys.executable, "-P", "-m", DRIVER_MODULE, str(prepared.run_directory.root), "--embedded", "--watch-parent"]
 
 
 def follow_file(path: Path, is_over: Callable[[], bool]) -> Iterator[str]:
-    """Yield what is in the file and what is added to it, until ``is_over`` was true before a read that found nothing."""
+    """Yield what is in the file and what is added, until ``is_over`` was true before a read that found nothing."""
     position = 0
     while True:
         over = is_over()

@@ -9,9 +9,10 @@ from typing import Any
 
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.run_directory import RunDirectory
+from orchestrator.launch.environment import tracking_uri
 from orchestrator.spec.load import load_resolved
 from orchestrator.tracking.run import finish_run
-from orchestrator.tracking.uri import check_reachable, resolve_tracking_uri
+from orchestrator.tracking.uri import check_reachable
 
 LOST = "driver_lost"
 REACH_TIMEOUT_S = 5.0
@@ -52,13 +53,12 @@ def _close_tracking_run(run_directory: RunDirectory, state: dict[str, Any]) -> N
         check_reachable(uri, REACH_TIMEOUT_S)
         finish_run(uri, run_id, state["phase"], state["finished_at"])
     except OrchestratorError as error:
-        run_directory.event("tracking_unreachable", {"message": str(error)})
+        run_directory.event("tracking_out_of_reach", {"message": str(error)})
 
 
 def recorded_tracking_uri(run_directory: RunDirectory, state: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     """The tracking URI that the job was prepared with; one with a password is not on record and is resolved again."""
-    if state.get("tracking_uri"):
-        return str(state["tracking_uri"])
-    spec = load_resolved(run_directory.resolved_spec)
-    own = {name: value for name, value in spec.env.items() if value is not None}
-    return resolve_tracking_uri(spec.tracking.uri, {**environ, **own}, run_directory.root.parent)
+    uri = state.get("tracking_uri")
+    if uri and "***" not in uri:
+        return str(uri)
+    return tracking_uri(load_resolved(run_directory.resolved_spec), run_directory.root.parent, environ)

@@ -55,9 +55,9 @@ def liveness(record: Mapping[str, Any] | None, command_part: str) -> Liveness:
     return Liveness.GONE
 
 
-def interrupt(record: Mapping[str, Any], command_part: str) -> bool:
+def interrupt(record: Mapping[str, Any] | None, command_part: str) -> bool:
     """Send SIGINT to the recorded process if it lives on this host; whether it was sent."""
-    if liveness(record, command_part) is not Liveness.ALIVE:
+    if record is None or liveness(record, command_part) is not Liveness.ALIVE:
         return False
     try:
         os.kill(record["pid"], signal.SIGINT)

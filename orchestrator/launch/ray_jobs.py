@@ -7,9 +7,8 @@ read the job from there and write its record there.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import shlex
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -17,25 +16,27 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Self
 
-from orchestrator.core.errors import OutOfReachError, UsageError
+from orchestrator.core.errors import OrchestratorError, OutOfReachError, UsageError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.backends import Vitals
-from orchestrator.launch.environment import own_environment
-from orchestrator.launch.local import DRIVER_MODULE
 from orchestrator.launch.lost import silence_s
 from orchestrator.launch.prepare import PreparedJob
 from orchestrator.launch.processes import Liveness
-from orchestrator.tracking.uri import redact, resolve_tracking_uri
+from orchestrator.launch.ray_entrypoint import entrypoint, runtime_environment
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
-STOP_GRACE_S = 120
-"""Seconds between the first interrupt and Ray's SIGKILL, unless ``env.RAY_JOB_STOP_WAIT_TIME_S`` says otherwise."""
 SILENCE_GRACE_S = 600.0
 """A job on a cluster that does not answer is lost when nothing was written to its run directory for so long."""
 RECONNECT_INTERVAL_S = 1.0
 RECONNECT_LIMIT_S = 60.0
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Ray's loggers that set their own level."""
 TERMINAL_STATUSES = {"SUCCEEDED": "failed", "FAILED": "failed", "STOPPED": "stopped"}
 """Ray's final status -> phase of a job whose driver wrote none: a driver that succeeds says so itself."""
 
@@ -86,13 +87,14 @@ class RayJobs:
         """Submit a prepared job and return its submission id, ``<name>-a<number of the submission>``.
 
         Raises:
-            OutOfReachError: if the cluster does not take it; the job is then marked as failed and can be resumed.
+            OutOfReachError: if the cluster does not take it.
+            UsageError: if the environment lacks something; in both cases the job is failed, and can be resumed.
         """
         run_directory = prepared.run_directory
         number = run_directory.read_state().get("submissions", 0) + 1
         submission_id = f"{prepared.spec.name}-a{number}"
-        environment = _environment(prepared, environ)
         try:
+            variables = runtime_environment(prepared.spec, environ)
             if self._is_known(submission_id):
                 # Another storage has a job of this name on the same cluster.
                 submission_id += f"-{uuid.uuid4().hex[:6]}"
@@ -101,12 +103,12 @@ class RayJobs:
             run_directory.update_state(backend=record, submissions=number)
             with self._errors():
                 self._client.submit_job(
-                    entrypoint=entrypoint(run_directory, resumed=prepared.resumed),
+                    entrypoint=entrypoint(run_directory),
                     submission_id=submission_id,
-                    runtime_env={"working_dir": str(run_directory.code), "env_vars": environment},
+                    runtime_env={"working_dir": str(run_directory.code), "env_vars": variables},
                     metadata={"name": prepared.spec.name},
                 )
-        except OutOfReachError as error:
+        except OrchestratorError as error:
             run_directory.update_state(
                 phase="failed", reason="submission_failed", message=str(error), finished_at=time.time()
             )
@@ -144,9 +146,7 @@ class RayJobs:
             explanation = f"the cluster at {self.address} does not know Ray job {submission_id} (any more)"
         else:
             explanation = f"Ray job {submission_id} ended as {status} without a last word of the driver"
-        return Vitals(
-            liveness=Liveness.GONE, explanation=explanation, ended_as=TERMINAL_STATUSES.get(status, "failed")
-        )
+        return Vitals(liveness=Liveness.GONE, explanation=explanation, ended_as=TERMINAL_STATUSES.get(status, "failed"))
 
     def stop(self, run_directory: RunDirectory, state: Mapping[str, Any]) -> None:
         """Let Ray interrupt the driver; a driver that has not started yet finds the stop file.
@@ -222,47 +222,12 @@ class RayJobs:
             raise OutOfReachError(f"{self.address}: {_first_line(error)}") from None
 
 
-def entrypoint(run_directory: RunDirectory, *, resumed: bool) -> str:
-    """The shell command of the Ray Job.
-
-    It takes the first Python that knows this package: the one on the cluster's path, else the one of this command,
-    which is right where both run from one installation. ``exec`` makes the driver the process that Ray interrupts;
-    ``tee -i`` survives the interrupt and keeps a copy of the output in the run directory.
-    """
-    root = shlex.quote(str(run_directory.root))
-    log = shlex.quote(str(run_directory.driver_log))
-    resume = " --resume" if resumed else ""
-    script = (
-        f"test -d {root} || {{ echo {root} is not there: the storage must be a folder that all nodes share >&2; exit 5; }}; "
-        f'for python in python {shlex.quote(sys.executable)}; do if "$python" -P -c "import orchestrator" 2>/dev/null; '
-        f'then exec "$python" -P -m {DRIVER_MODULE} {root}{resume} > >(exec tee -ia {log}) 2>&1; fi; done; '
-        "echo orchestrator is not installed on the node that runs the driver >&2; exit 5"
-    )
-    return f"exec bash -c {shlex.quote(script)}"
-
-
-def _environment(prepared: PreparedJob, environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables of the job's runtime environment. Everybody on the cluster can read them, so passwords must be asked for.
-
-    Raises:
-        UsageError: if the tracking URI of the environment has a password and ``env`` does not name the variable.
-    """
-    own = own_environment(prepared.spec, environ)
-    grace = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
-    uri = resolve_tracking_uri(prepared.spec.tracking.uri, {**environ, **own}, prepared.run_directory.root.parent)
-    if redact(uri) == uri:
-        return {**grace, "MLFLOW_TRACKING_URI": uri, **own}
-    if prepared.spec.tracking.uri is None and "MLFLOW_TRACKING_URI" not in own:
-        raise UsageError(
-            "tracking.uri: MLFLOW_TRACKING_URI carries a password, which users of the cluster could read; add "
-            "`MLFLOW_TRACKING_URI: null` under env to send it all the same."
-        )
-    return {**grace, **own}
-
-
 def _timed_client_class() -> type[Any]:
-    """Ray's client, whose requests would otherwise wait without limit."""
+    """Ray's client, whose requests would otherwise wait without limit, and which would tell about every upload."""
     from ray.job_submission import JobSubmissionClient
+
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     class TimedClient(JobSubmissionClient):  # type: ignore[misc]
         def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:

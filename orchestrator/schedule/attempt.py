@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.values import Failure
@@ -25,6 +26,15 @@ class Ended:
     """finished or stopped."""
     step: int
     """Optimizer steps taken."""
+
+
+def _without_note(rank: int, error: Exception) -> Failure:
+    """A rank that left no note was killed, or failed before it could write one (an import, the process group)."""
+    if isinstance(error, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError):
+        return Failure(cause="worker_lost", message=f"rank {rank} disappeared", rank=rank, details=str(error))
+    first_line = str(error).strip().splitlines()[-1:] or [""]
+    message = f"rank {rank} could not start: {type(error).__name__}: {first_line[0]}"
+    return Failure(cause="worker_crash", message=message, rank=rank, details=str(error))
 
 
 class Attempt:
@@ -104,8 +114,7 @@ class Attempt:
             if note.exists():
                 failures.append(Failure(**json.loads(note.read_text(encoding="utf-8")), rank=rank))
             elif rank in worker_failures:
-                message = f"rank {rank} disappeared ({type(worker_failures[rank]).__name__})"
-                failures.append(Failure(cause="worker_lost", message=message, rank=rank, details=str(error)))
+                failures.append(_without_note(rank, worker_failures[rank]))
         if not failures:
             return Failure(cause="infrastructure", message=str(error).strip().splitlines()[-1], details=str(error))
         return first_cause(failures)

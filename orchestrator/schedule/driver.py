@@ -190,7 +190,9 @@ class JobDriver:
 
 def _die_with_parent() -> None:
     """End this process, and with it its private cluster, when the process that started it is gone."""
-    sys.stdin.buffer.read()
+    # The bare descriptor: a thread inside a buffered read keeps the interpreter from shutting down.
+    while os.read(0, 1024):
+        pass
     os.kill(os.getpid(), signal.SIGKILL)
 
 

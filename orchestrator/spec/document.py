@@ -1,8 +1,9 @@
-"""A spec before it is typed: the file, what it is based on and the overrides, merged, with the origin of every value."""
+"""A spec before it is typed: file, bases and overrides merged, with the origin of every value."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,13 +52,14 @@ def read_document(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -
         problem = _apply(document, override)
         if problem is not None:
             document.problems.append(problem)
+    _name_methods(document.data)
     return document
 
 
 def _with_base(path: Path, file: str, chain: tuple[str, ...]) -> Document:
     source = read_yaml(path, file)
     origins: dict[str, tuple[str, int | None]] = {where: (file, line) for where, line in source.lines.items() if where}
-    document = Document(file, source.text, _spelt_out(source.data), origins, list(source.problems))
+    document = Document(file, source.text, _spell_out(source.data), origins, list(source.problems))
     base = document.data.pop("base", None)
     if base is None:
         return document
@@ -109,16 +111,30 @@ def _forget(origins: dict[str, tuple[str, int | None]], path: str) -> None:
         del origins[inner]
 
 
-def _spelt_out(data: dict[str, Any]) -> dict[str, Any]:
+def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
     """Turn ``engine: ddp`` into ``engine: {name: ddp}`` at every seam, so that sections can be merged."""
     for seam in seams():
-        *parents, key = seam.split(".")
-        section: Any = data
-        for parent in parents:
-            section = section.get(parent) if isinstance(section, dict) else None
-        if isinstance(section, dict) and isinstance(section.get(key), str):
+        section, key = _section_around(data, seam)
+        if isinstance(section.get(key), str):
             section[key] = {"name": section[key]}
     return data
+
+
+def _name_methods(data: dict[str, Any]) -> None:
+    """Give the default's name to sections that set a method's arguments without naming the method."""
+    for path, seam in seams().items():
+        section, key = _section_around(data, path)
+        if isinstance(section.get(key), dict):
+            section[key].setdefault("name", seam.default)
+
+
+def _section_around(data: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """The mapping that holds a field, empty where there is none, and the field's key in it."""
+    *parents, key = path.split(".")
+    section: Any = data
+    for parent in parents:
+        section = section.get(parent) if isinstance(section, dict) else None
+    return (section if isinstance(section, dict) else {}), key
 
 
 def _apply(document: Document, override: str) -> Problem | None:
@@ -144,24 +160,29 @@ def _apply(document: Document, override: str) -> Problem | None:
 def _set(document: Document, keys: list[str], value: Any) -> Problem | None:
     target: Any = document.data
     for depth, key in enumerate(keys):
-        is_last = depth == len(keys) - 1
-        if isinstance(target, list):
-            if not (key.isascii() and key.isdecimal() and int(key) < len(target)):
-                legal = f"0 to {len(target) - 1}" if target else "nothing; the list is empty"
-                return Problem(OVERRIDE, dotted(keys), shown(value), f"{shown(key)} is not an index of the list", legal)
-            index: Any = int(key)
-        else:
-            index = key
-            if target.get(key) is None and not is_last:
-                target[key] = {}
-        if is_last:
-            target[index] = value
-        elif not isinstance(target[index], dict | list):
-            inner = dotted(keys[: depth + 1])
-            message = f"{inner} is {shown(target[index])}, which has no {keys[depth + 1]}"
+        here = dotted(keys[:depth])
+        if isinstance(target, list) and _index(key) >= len(target):
+            legal = f"0 to {len(target) - 1}" if target else ""
+            return Problem(OVERRIDE, dotted(keys), shown(value), f"{here} has no item {shorten(key)}", legal)
+        if not isinstance(target, dict | list):
+            message = f"{here} is {shown(target)}, which has no fields"
             return Problem(OVERRIDE, dotted(keys), shown(value), message)
+        index: Any = _index(key) if isinstance(target, list) else key
+        if depth == len(keys) - 1:
+            target[index] = value
+        elif isinstance(target, dict) and target.get(key) is None:
+            if keys[depth + 1].isdecimal():
+                message = f"{dotted(keys[: depth + 1])} is not in the spec, so it has no items"
+                return Problem(OVERRIDE, dotted(keys), shown(value), message, "the whole list")
+            target[index] = {}
+            document.origins[dotted(keys[: depth + 1])] = (OVERRIDE, None)
         target = target[index]
     _forget(document.origins, dotted(keys))
     document.origins[dotted(keys)] = (OVERRIDE, None)
-    _spelt_out(document.data)
+    _spell_out(document.data)
     return None
+
+
+def _index(key: str) -> int:
+    """The list index that a key spells; beyond every list where it spells none."""
+    return int(key) if key.isascii() and key.isdecimal() and len(key) < 10 else sys.maxsize

@@ -17,7 +17,7 @@ from orchestrator.spec.methods.distribution import (
 from orchestrator.spec.methods.optimizers import AdamW, OptimizerConfig
 from orchestrator.spec.methods.schedules import Constant, ScalingConfig, ScheduleConfig
 from orchestrator.spec.methods.sources import RecipeSource, SourceConfig
-from orchestrator.spec.section import PositiveFloat, PositiveInt, Section, name_alone
+from orchestrator.spec.section import PositiveFloat, PositiveInt, Section, exactly_one, name_alone
 
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", examples=["digits-lamb"])]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["NCCL_DEBUG"])]
@@ -56,9 +56,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        given = [unit for unit in ("steps", "epochs", "samples") if getattr(self, unit) is not None]
-        if len(given) != 1:
-            raise ValueError(f"needs exactly one of steps, epochs, samples; got {', '.join(given) or 'none'}")
+        exactly_one(self, ("steps", "epochs", "samples"))
         return self
 
 
@@ -183,7 +181,7 @@ class JobSpec(Section):
     """Which MLflow keeps the history."""
     storage: str | None = None
     """Folder of all run directories; null takes ORCHESTRATOR_STORAGE, else ./runs."""
-    env: dict[EnvironmentName, str | None] = {}
+    env: Annotated[dict[EnvironmentName, str | None], Field(json_schema_extra={"additionalProperties": False})] = {}
     """Environment of the workers; null takes the submitter's value, which must exist."""
     sweep: Annotated[dict[str, Any], Field(max_length=0)] = {}
     """Reserved for sweeps; only the empty mapping is accepted so far."""

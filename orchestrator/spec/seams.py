@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -11,34 +12,40 @@ from orchestrator.spec.job import JobSpec
 from orchestrator.spec.section import Section
 
 
+@dataclass(frozen=True)
+class Seam:
+    """One place where a method is chosen."""
+
+    methods: Mapping[str, type[Section]]
+    """Configuration class of every method, by name."""
+    default: str
+    """Name of the method that is taken where the spec names none."""
+
+
 @cache
-def seams() -> dict[str, dict[str, type[Section]]]:
-    """Return for every seam, by its dotted path, the method names and their configuration classes."""
+def seams() -> dict[str, Seam]:
+    """Return the seams by their dotted path in the spec: ``optimizer``, ``batch.controller``, ..."""
     return dict(_seams_of(JobSpec, ""))
 
 
-def _seams_of(section: type[Section], prefix: str) -> Iterator[tuple[str, dict[str, type[Section]]]]:
+def _seams_of(section: type[Section], prefix: str) -> Iterator[tuple[str, Seam]]:
     for name, field in section.model_fields.items():
-        members = [member for member in _members(field.annotation) if _is_section(member)]
+        members = sections_in(field.annotation)
         names = [_method_name(member) for member in members]
         if members and all(names):
-            yield f"{prefix}{name}", dict(zip(names, members, strict=True))
+            yield f"{prefix}{name}", Seam(dict(zip(names, members, strict=True)), field.get_default().name)
         else:
             for member in members:
                 yield from _seams_of(member, f"{prefix}{name}.")
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
-    """The alternatives of a type: itself, or the members of a union."""
+def sections_in(annotation: Any) -> list[type[Section]]:
+    """Return the sections among the alternatives of a field's type."""
     if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
+        return sections_in(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return tuple(member for part in get_args(annotation) for member in _members(part))
-    return (annotation,)
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
+        return [section for part in get_args(annotation) for section in sections_in(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else []
 
 
 def _method_name(section: type[Section]) -> str:

@@ -21,8 +21,21 @@ class Section(BaseModel):
 class Method(Section):
     """A section chosen by its ``name``; subclasses are the members of a discriminated union."""
 
+    name: str
     requires: ClassVar[frozenset[str]] = frozenset()
     """Capabilities that the engine must provide for this method to be exact."""
+
+
+def exactly_one(section: Section, units: tuple[str, ...]) -> None:
+    """Check that exactly one of several fields is not null.
+
+    Raises:
+        ValueError: If none or several are given.
+    """
+    given = [unit for unit in units if getattr(section, unit) is not None]
+    if len(given) != 1:
+        hint = "; null takes back an inherited one" if given else ""
+        raise ValueError(f"needs exactly one of {', '.join(units)}; got {', '.join(given) or 'none'}{hint}")
 
 
 def name_alone(value: Any) -> Any:

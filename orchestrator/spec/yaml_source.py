@@ -51,7 +51,7 @@ def read_yaml(path: str | os.PathLike[str], file: str) -> YamlSource:
         file: How problems name the file.
 
     Raises:
-        SpecError: If nothing of the file can be used: absent, unreadable, too large, not UTF-8, not YAML, not a mapping.
+        SpecError: If the file is absent, unreadable, too large, not UTF-8, not YAML or not a mapping.
     """
     text = _read_text(path, file)
     source = parse_yaml(text, file)
@@ -127,7 +127,7 @@ def _compose(text: str, file: str) -> Node | None:
         raise SpecError([Problem(file, "", "", _syntax_message(error), line=line)]) from None
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        message = f"has a character that YAML does not allow: {error.character!r}"
+        message = f"has a character that YAML does not allow: #x{error.character:04x}"
         raise SpecError([Problem(file, "", "", message, line=line)]) from None
     except (YAMLError, ValueError, OverflowError, AttributeError, IndexError, AssertionError) as error:
         # The scanner lets some bare errors through, as for the escape "\UFFFFFFFF".
@@ -166,10 +166,11 @@ class _Reader:
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
             message = f"has more than {MAX_NODES:,} keys and values once its aliases are expanded"
-            raise SpecError([Problem(self.file, dotted(path), "", message, line=line)])
+            raise SpecError([Problem(self.file, "", "", message, line=line)])
         # The composer bounds the depth as written; aliases can stack it up again.
         if len(path) > MAX_DEPTH:
-            raise SpecError([Problem(self.file, dotted(path), "", f"is nested more than {MAX_DEPTH} levels deep")])
+            message = f"is nested more than {MAX_DEPTH} levels deep once its aliases are expanded"
+            raise SpecError([Problem(self.file, "", "", message, line=line)])
         if any(node is open_node for open_node in self.open_nodes):
             return self._fault(node, path, "an alias that contains itself")
         if str(node.tag) not in _PLAIN_TAGS[type(node)]:
@@ -187,6 +188,7 @@ class _Reader:
         if isinstance(node, SequenceNode):
             items = [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
             return [item for item in items if item is not _LEFT_OUT]
+        assert isinstance(node, MappingNode)
         return self._mapping(node, path)
 
     def _mapping(self, node: MappingNode, path: tuple[str | int, ...]) -> dict[str, Any]:

@@ -7,13 +7,12 @@ How each point gets there once, although MLflow appends a second point where a s
 * MLflow is asked for those last steps (one request) before the first batch of an attempt and after a failed one,
   which may have arrived all the same; only later steps are sent.
 
-An outage costs no memory, because what is left stays in the file, and no time of the training thread.
+An outage costs no memory, because what is left stays in the file.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 
 from orchestrator.core.errors import OrchestratorError
@@ -25,8 +24,6 @@ from orchestrator.tracking.uri import check_reachable
 
 MAX_POINTS = 500
 """Points of one request: MLflow takes 1,000, but no more than 1 MB, and a name may have 250 characters."""
-MAX_DELAY_S = 30.0
-"""Longest pause between two tries in an outage, in seconds."""
 PROBE_S = 5.0
 """Longest wait for a first sign of life in ``replay``, in seconds."""
 
@@ -34,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsSender:
-    """Sends what lies beyond the cursor. One thread owns it."""
+    """Sends what lies beyond the cursor. Each process that sends has its own."""
 
     def __init__(self, run_directory: RunDirectory, uri: str, run_id: str) -> None:
         self._run_directory = run_directory
@@ -79,48 +76,6 @@ class MetricsSender:
         with path.open("rb") as stream:
             stream.seek(self._cursor.offset)
             return sum(line.endswith(b"\n") for line in stream)
-
-
-class Follower:
-    """The daemon thread that follows the file. It reports an outage and its end once each, as events."""
-
-    def __init__(self, sender: MetricsSender, run_directory: RunDirectory, flush_every_s: float) -> None:
-        self._sender = sender
-        self._run_directory = run_directory
-        self._flush_every_s = flush_every_s
-        self._is_out = False
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="metrics-sender", daemon=True)
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> None:
-        """Send what is left, but wait no longer than ``timeout_s`` seconds for it."""
-        self._stopped.set()
-        self._thread.join(timeout_s)
-
-    def _follow(self) -> None:
-        delay_s = self._flush_every_s
-        is_last = False
-        while not is_last:
-            is_last = self._stopped.wait(delay_s)
-            try:
-                while self._sender.send_next():
-                    self._report_outage(None)
-                delay_s = self._flush_every_s
-            except Exception as error:  # this thread must outlive everything: the training does not know it
-                self._report_outage(error)
-                delay_s = min(max(2 * delay_s, self._flush_every_s), MAX_DELAY_S)
-
-    def _report_outage(self, error: Exception | None) -> None:
-        if self._is_out == (error is not None):
-            return
-        self._is_out = error is not None
-        message = one_line(error) if error else "MLflow takes metrics again"
-        logger.warning("%s", message)
-        try:
-            self._run_directory.event("tracking_outage" if error else "tracking_restored", {"message": message})
-        except OSError as broken:
-            logger.warning("events.jsonl cannot be written: %s", broken)
 
 
 def replay(run_directory: RunDirectory, uri: str, run_id: str, timeout_s: float) -> int:

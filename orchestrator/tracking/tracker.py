@@ -1,4 +1,4 @@
-"""The tracker of rank 0, behind ``core.protocols.Tracker``: one write per step, the rest is the sender's thread."""
+"""The tracker of rank 0, behind ``core.protocols.Tracker``: one write per step; a companion does the rest."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.run_directory import RunDirectory
+from orchestrator.tracking.follow import start_follower
 from orchestrator.tracking.metrics_file import cut_half_line, encode_line, json_value
-from orchestrator.tracking.sender import Follower, MetricsSender
 
 logger = logging.getLogger(__name__)
 
 
 class RunTracker:
-    """Appends metrics and events to the run directory, and lets a thread carry the metrics to MLflow.
+    """Appends metrics and events to the run directory, and lets a companion carry the metrics to MLflow.
 
     A line is handed to the operating system before ``log`` returns, so a killed process loses none. Nothing here
     raises once the tracker exists: what cannot be written is lost with one warning in the rank's log. One thread logs.
@@ -34,7 +34,7 @@ class RunTracker:
         self._file = os.open(run_directory.metrics_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._size = os.fstat(self._file).st_size
         self._is_broken = False
-        self._follower = Follower(MetricsSender(run_directory, uri, run_id), run_directory, flush_every_s)
+        self._follower = start_follower(run_directory, uri, run_id, flush_every_s)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append one line: the step, the time and the metrics. Takes microseconds, whatever MLflow does."""
@@ -51,7 +51,9 @@ class RunTracker:
             self._warn(f"event {name} cannot be written: {error}")
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Flush the file to disk and give the sender up to ``timeout_s`` seconds; ``replay`` sends what is left."""
+        """Flush the file to disk and give the companion up to ``timeout_s`` seconds; ``replay`` sends what is left."""
+        if self._file < 0:
+            return
         try:
             os.fsync(self._file)
             os.close(self._file)

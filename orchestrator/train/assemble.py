@@ -108,6 +108,7 @@ def _build_data(
         "total_samples": total_samples,
         "position": position,
         "device": context.device,
+        "code_folder": context.run_directory.code,
     }
     if not hasattr(train_set, "__len__"):
         return StreamData(train_set, collectives=context.collectives, **common)

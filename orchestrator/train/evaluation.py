@@ -58,6 +58,7 @@ class Evaluator:
         self._eval_set = eval_set
         self._engine = engine
         self._context = context
+        self._seed = spec.train.seed
         self._micro_batch_size = spec.batch.micro_size or spec.batch.global_size
 
     def __call__(self) -> dict[str, float]:
@@ -72,6 +73,8 @@ class Evaluator:
             world_size=collectives.world_size,
             micro_batch_size=self._micro_batch_size,
             device=self._context.device,
+            seed=self._seed,
+            code_folder=self._context.run_directory.code,
         )
         with self._engine.evaluating() as model:
             return evaluate(model, batches, self._metrics_of, collectives)

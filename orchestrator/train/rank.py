@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import traceback
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from orchestrator.core.protocols import Tracker
 from orchestrator.core.run_directory import RunDirectory, write_atomically
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_resolved
+from orchestrator.tracking.metrics_file import trim_metrics
 from orchestrator.tracking.system_metrics import SystemMetrics
-from orchestrator.tracking.tracker import NullTracker, RunTracker, trim_metrics
+from orchestrator.tracking.tracker import NullTracker, RunTracker
 from orchestrator.train.assemble import assemble
 from orchestrator.train.context import RankContext
 from orchestrator.train.loop import Job, train
@@ -58,9 +59,10 @@ def _train(spec: JobSpec, directory: RunDirectory, attempt: int, uri: str, run_i
         with _watch_node(spec, uri, run_id):
             job = assemble(spec, context, tracker)
             _announce(job, context, tracker)
-            outcome = train(job)
-            if outcome == "finished" and collectives.rank == 0:
-                _export(job, directory)
+            with closing(job.data):
+                outcome = train(job)
+            if outcome == "finished":
+                _export(job, context)
             return {"outcome": outcome, "step": job.step}
     finally:
         tracker.close()
@@ -90,10 +92,14 @@ def _announce(job: Job, context: RankContext, tracker: Tracker) -> None:
         print(f"{name} from step {job.step}", flush=True)
 
 
-def _export(job: Job, directory: RunDirectory) -> None:
-    hidden = directory.model_file.with_name(".model.safetensors.tmp")
-    save_file(job.engine.full_weights(), hidden)
-    os.replace(hidden, directory.model_file)
+def _export(job: Job, context: RankContext) -> None:
+    """Leave the final weights; all ranks gather them, rank 0 writes."""
+    weights = job.engine.full_weights()
+    if context.collectives.rank == 0:
+        final = context.run_directory.model_file
+        hidden = final.with_name(f".{final.name}.tmp")
+        save_file(weights, hidden)
+        os.replace(hidden, final)
 
 
 def _device(spec: JobSpec) -> torch.device:

@@ -11,6 +11,7 @@ class Engine(Section):
     """What every engine declares: the capabilities that methods may require of it."""
 
     provides: ClassVar[frozenset[str]] = frozenset()
+    name: str
 
 
 class Ddp(Engine):

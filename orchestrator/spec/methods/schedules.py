@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.section import Method, PositiveFloat, PositiveInt, Section
+from orchestrator.spec.section import Method, PositiveFloat, PositiveInt, Section, exactly_one
 
 
 class Warmup(Section):
@@ -23,9 +23,7 @@ class Warmup(Section):
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
-        given = [unit for unit in ("steps", "epochs", "samples", "fraction") if getattr(self, unit) is not None]
-        if len(given) != 1:
-            raise ValueError(f"needs exactly one of steps, epochs, samples, fraction; got {', '.join(given) or 'none'}")
+        exactly_one(self, ("steps", "epochs", "samples", "fraction"))
         return self
 
 

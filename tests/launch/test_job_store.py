@@ -70,15 +70,14 @@ def test_get_shows_the_storage_and_the_nearest_name(tmp_path):
 
 def test_a_name_that_leaves_the_storage_is_not_found(tmp_path):
     publish(JobStore(tmp_path), "outside")
-    with pytest.raises(UsageError, match="no ../outside"):
+    with pytest.raises(UsageError, match=r"no \.\./outside"):
         JobStore(tmp_path / "inner").get("../outside")
 
 
 def test_what_is_not_published_leaves_nothing(tmp_path):
     store = JobStore(tmp_path)
-    with pytest.raises(RuntimeError), store.staging("a") as staged:
+    with store.staging("a") as staged:
         (staged.root / "file").write_text("half")
-        raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
 

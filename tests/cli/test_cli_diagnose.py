@@ -50,27 +50,27 @@ def home_with_token(tmp_path: Path) -> Path:
 
 
 def test_no_token_and_no_mode_is_an_open_cluster(home: Path) -> None:
-    assert diagnose.check_ray_token({}, home).level == OK
+    assert diagnose.check_ray_token({}, home, has_cluster=True).level == OK
 
 
 def test_a_token_that_no_client_sends_is_a_warning(home_with_token: Path) -> None:
-    finding = diagnose.check_ray_token({}, home_with_token)
+    finding = diagnose.check_ray_token({}, home_with_token, has_cluster=True)
     assert (finding.level, finding.mend) == (WARNING, "export RAY_AUTH_MODE=token")
     assert "a-token" not in str(finding)
 
 
 def test_a_token_that_is_sent_is_ok(home_with_token: Path) -> None:
-    assert diagnose.check_ray_token({"RAY_AUTH_MODE": "token"}, home_with_token).level == OK
+    assert diagnose.check_ray_token({"RAY_AUTH_MODE": "token"}, home_with_token, has_cluster=True).level == OK
 
 
 def test_token_mode_without_a_token_is_a_problem(home: Path) -> None:
-    finding = diagnose.check_ray_token({"RAY_AUTH_MODE": "token"}, home)
+    finding = diagnose.check_ray_token({"RAY_AUTH_MODE": "token"}, home, has_cluster=True)
     assert finding.level == PROBLEM
     assert "RAY_AUTH_TOKEN" in finding.mend
 
 
 def test_a_token_path_that_names_no_file_is_a_problem(home: Path) -> None:
-    finding = diagnose.check_ray_token({"RAY_AUTH_TOKEN_PATH": str(home / "nothing")}, home)
+    finding = diagnose.check_ray_token({"RAY_AUTH_TOKEN_PATH": str(home / "nothing")}, home, has_cluster=True)
     assert finding.level == PROBLEM
     assert str(home / "nothing") in finding.message
 
@@ -93,6 +93,6 @@ def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_levels_of_this_machine_are_all_known(tmp_path: Path) -> None:
-    for finding in diagnose.local_findings({}, tmp_path):
+    for finding in diagnose.local_findings({}, tmp_path, has_cluster=False):
         assert finding.level in (OK, WARNING, PROBLEM)
         assert (finding.level == OK) == (finding.mend == "")

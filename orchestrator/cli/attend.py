@@ -1,0 +1,101 @@
+"""Staying with a job until it ends: shows what is new, passes on Ctrl-C, and tells the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from orchestrator.cli.follow import Follower
+from orchestrator.cli.interrupts import INTERRUPTED, Interrupts
+from orchestrator.cli.notices import Notice
+from orchestrator.cli.output import emit, tell
+from orchestrator.cli.report import Report, open_report
+from orchestrator.cli.result import emit_result, exit_code_of
+from orchestrator.launch.control import reconcile
+from orchestrator.launch.local import LocalDriver, start_local
+from orchestrator.launch.prepare import PreparedJob
+
+POLL_S = 0.2
+RECONCILE_S = 10.0
+"""Seconds between two looks at whether the driver of a cluster job still lives."""
+STOPPING = "stopping after this step, saving a checkpoint (Ctrl-C again to abort without one)"
+
+
+def attend_local(prepared: PreparedJob) -> int:
+    """Run a prepared job as a child of this process until it ends; returns its exit code."""
+    run = prepared.run_directory
+    emit(f"job {run.name} in {run.root}")
+    follower = Follower(run, skip_existing=prepared.resumed)
+    with Interrupts() as interrupts, start_local(prepared) as driver, open_report() as report:
+        bell = _Bell(interrupts, driver, report)
+        follow(follower, report, lambda: driver.poll() is not None, lambda: bell.pass_on(follower))
+        exit_code = driver.wait()
+    emit_result(run)
+    return exit_code
+
+
+def attend_remote(prepared: PreparedJob) -> int:
+    """Follow a submitted job until it ends; returns its exit code. Ctrl-C ends the following, not the job."""
+    run = prepared.run_directory
+    follower = Follower(run, skip_existing=prepared.resumed)
+    watch = _Watch(follower)
+    with Interrupts() as interrupts, open_report() as report:
+        follow(follower, report, lambda: bool(interrupts.count) or watch.is_over(), lambda: None)
+    if interrupts.count and not follower.is_finished:
+        tell(f"{run.name} goes on; `orchestrator status {run.name}` shows it, `orchestrator stop {run.name}` ends it.")
+        return INTERRUPTED
+    emit_result(run)
+    return exit_code_of(run.read_state())
+
+
+def follow(follower: Follower, report: Report, is_over: Callable[[], bool], between: Callable[[], None]) -> None:
+    """Show what is new every ``POLL_S`` seconds until ``is_over`` was true before a look."""
+    while True:
+        over = is_over()
+        for update in follower.poll():
+            report.show(update)
+        if over:
+            return
+        between()
+        time.sleep(POLL_S)
+
+
+class _Bell:
+    """Passes interrupts on to the driver: the first stops with a checkpoint, the second aborts, the third kills."""
+
+    def __init__(self, interrupts: Interrupts, driver: LocalDriver, report: Report) -> None:
+        self._interrupts = interrupts
+        self._driver = driver
+        self._report = report
+        self._num_told = 0
+        self._num_passed = 0
+
+    def pass_on(self, follower: Follower) -> None:
+        """Called between two looks at the run directory."""
+        wanted = self._interrupts.count
+        if wanted > self._num_told:
+            text = STOPPING if wanted == 1 else "aborting"
+            self._report.show(Notice(text, "warning"))
+            self._num_told = wanted
+        # Until it has recorded itself a driver has no ear for signals, and would die of one.
+        is_listening = follower.state.get("driver") is not None
+        if wanted > 2 or (wanted == 2 and not is_listening):
+            self._driver.kill()
+        elif wanted > self._num_passed and is_listening:
+            self._driver.interrupt()
+            self._num_passed += 1
+
+
+class _Watch:
+    """Knows whether a job on a cluster has ended, also where its driver disappeared without a word."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._next_s = time.monotonic() + RECONCILE_S
+
+    def is_over(self) -> bool:
+        """Whether the job had ended when it was last looked at."""
+        if time.monotonic() >= self._next_s:
+            reconcile(self._follower.run)
+            self._next_s = time.monotonic() + RECONCILE_S
+        return self._follower.is_finished

@@ -1,0 +1,65 @@
+"""`orchestrator methods`: what a spec may name at each seam, with arguments, defaults and requirements."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.options import Json
+from orchestrator.cli.output import aligned, emit, emit_json, paint
+from orchestrator.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.spec.methods_table import MethodRow
+
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this method in full.", show_default=False)]
+
+
+def methods(name: Name = None, as_json: Json = False) -> None:
+    """Print the methods that a spec may name.
+
+    With a name: its arguments, their defaults, and what it requires of the engine.
+    """
+    from orchestrator.spec import methods_table
+    from orchestrator.spec.problems import nearest
+
+    rows = methods_table.methods(name)
+    if name is not None and not rows:
+        known = nearest(name, [row.name for row in methods_table.methods()])
+        hint = f"did you mean {known}?" if known else "`orchestrator methods` lists them."
+        raise UsageError(f"NAME: there is no method {name}; {hint}")
+    if as_json:
+        emit_json([asdict(row) for row in rows])
+    elif name is None:
+        _emit_overview(rows)
+    else:
+        emit("\n\n".join(_in_full(row) for row in rows))
+
+
+def _emit_overview(rows: list[MethodRow]) -> None:
+    for seam, group in groupby(rows, key=lambda row: row.seam):
+        emit(paint(seam, "bold"))
+        cells = [(f"  {row.name}", "default" if row.is_default else "", row.summary) for row in group]
+        for line in aligned(cells):
+            emit(line)
+    emit("\n`orchestrator methods NAME` shows the arguments of one.")
+
+
+def _in_full(row: MethodRow) -> str:
+    lines = [f"{paint(row.name, 'bold')}  ({row.seam}{', the default' if row.is_default else ''})", row.summary]
+    lines += [f"{label}: {', '.join(names)}" for label, names in _capabilities(row).items() if names]
+    lines.append("arguments:" if row.arguments else "no arguments")
+    cells = [
+        (f"  {argument.name}", "required" if argument.default is None else f"= {argument.default}", argument.type)
+        for argument in row.arguments
+    ]
+    for line, argument in zip(aligned(cells) if cells else [], row.arguments, strict=True):
+        lines += [line, f"      {argument.description}"]
+    return "\n".join(lines)
+
+
+def _capabilities(row: MethodRow) -> dict[str, tuple[str, ...]]:
+    return {"requires of the engine": row.requires, "provides": row.provides}

@@ -1,0 +1,38 @@
+"""The value that data hands to the loop, and its way to the device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadedMicroBatch:
+    """One rank's share of one backward, on the rank's device. Satisfies ``core.protocols.MicroBatch``."""
+
+    batch: Any
+    """What ``collate`` returned."""
+    weight: float
+    """Share of the step's samples over all ranks; 0 for padding that keeps ranks in step."""
+    is_last: bool
+    """Whether it is the rank's last of the step."""
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The same structure with every tensor inside dicts, lists and tuples moved; anything else is left as it is."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, MutableMapping):
+        moved = copy.copy(batch)
+        moved.update({key: to_device(value, device) for key, value in batch.items()})
+        return moved
+    if isinstance(batch, list):
+        return [to_device(value, device) for value in batch]
+    if isinstance(batch, tuple):
+        values = [to_device(value, device) for value in batch]
+        return type(batch)(*values) if hasattr(batch, "_fields") else tuple(values)
+    return batch

@@ -1,0 +1,85 @@
+"""Everything that can be known to be wrong before a job exists, told at once. Leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.core.errors import OutOfReachError, UsageError
+from orchestrator.core.run_directory import RunDirectory
+from orchestrator.launch.environment import missing_values, tracking_uri
+from orchestrator.launch.package import Package, collect
+from orchestrator.launch.store import JobStore, taken_message
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.tracking.uri import check_reachable
+
+REACH_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What the checks found out about a job that may start."""
+
+    tracking_uri: str
+    """Where the job's history goes, passwords included."""
+    package: Package
+    """The files that travel with it."""
+
+
+def check_before_start(
+    loaded: LoadedSpec, storage: Path, environ: Mapping[str, str], *, name_must_be_free: bool
+) -> Checked:
+    """Check storage, name, environment, the files that travel and the tracking server.
+
+    Raises:
+        UsageError: listing every problem, one to a line.
+        OutOfReachError: if nothing else is wrong than a tracking server that does not answer.
+    """
+    spec = loaded.spec
+    problems = [*storage_problems(storage), *missing_values(spec, environ)]
+    if name_must_be_free and spec.name in JobStore(storage):
+        problems.append(taken_message(RunDirectory(storage / spec.name)))
+    package = None
+    try:
+        package = collect(loaded.folder, storage)
+        problems += recipe_problems(spec, package)
+    except UsageError as error:
+        problems.append(str(error))
+    uri = tracking_uri(spec, storage, environ)
+    unreachable = None
+    try:
+        check_reachable(uri, REACH_TIMEOUT_S)
+    except UsageError as error:
+        problems.append(f"tracking.uri: {error}")
+    except OutOfReachError as error:
+        unreachable = f"tracking.uri: {error}"
+    if problems or package is None:
+        raise UsageError("\n".join([*problems, *([unreachable] if unreachable else [])]))
+    if unreachable:
+        raise OutOfReachError(unreachable)
+    return Checked(tracking_uri=uri, package=package)
+
+
+def storage_problems(storage: Path) -> list[str]:
+    """One sentence if run directories cannot be made in the storage. A storage that is missing stays missing."""
+    # os.path.exists answers False where Path.exists would raise.
+    existing = next(folder for folder in (storage, *storage.parents) if os.path.exists(folder))
+    probe = existing / f".probe-{uuid.uuid4().hex}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        return [f"storage: {storage} cannot be written: {error.strerror}; choose another with --storage or `storage`."]
+    return []
+
+
+def recipe_problems(spec: JobSpec, package: Package) -> list[str]:
+    """One sentence if the recipe's own file does not travel with the job."""
+    module, _, _ = spec.recipe.target.partition(":")
+    if not module.endswith(".py") or module in package.files or not (package.folder / module).is_file():
+        return []
+    return [f"recipe.target: {module} would not travel with the job; .gitignore, .rayignore or a link leaves it out."]

@@ -1,0 +1,108 @@
+"""What types cannot see: combinations of fields, and the files that a spec names. Runs no code of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from orchestrator.spec.check_data import data_file_problems, option_problems, split_problems
+from orchestrator.spec.check_recipe import argument_problems, target_problems
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.optimizers import Sgd
+from orchestrator.spec.problems import Problem, overlaps, shown
+from orchestrator.spec.section import Method
+
+Check = Callable[[JobSpec, Path], Iterator[Problem]]
+
+
+def check(spec: JobSpec, folder: Path) -> list[Problem]:
+    """Return everything wrong with a typed spec.
+
+    Args:
+        spec: The spec.
+        folder: The folder that its relative paths are relative to.
+
+    Returns:
+        Problems without file and line, in the order of the spec's fields.
+    """
+    return run_checks(spec, folder, frozenset())
+
+
+def run_checks(spec: JobSpec, folder: Path, broken: frozenset[str]) -> list[Problem]:
+    """Run the checks that read none of the broken fields (dotted paths), as `check` does all of them."""
+    return [
+        problem
+        for single_check, reads in CHECKS
+        if not any(overlaps(path, broken) for path in reads)
+        for problem in single_check(spec, folder)
+    ]
+
+
+def batch_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """Every worker needs at least one sample of each step; slices of unequal length are legal and exact."""
+    size, workers = spec.batch.global_size, spec.resources.workers
+    if size < workers:
+        message = f"{size} / {workers} workers = {size / workers:.3g} samples per worker; each needs at least 1"
+        legal = f"{workers} or more (evenly divided: {workers}, {2 * workers}, {3 * workers}, ...), "
+        yield Problem("", "batch.global_size", str(size), message, f"{legal}or resources.workers of at most {size}")
+
+
+def warmup_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """A warmup that is longer than the training never reaches the learning rate."""
+    warmup = spec.schedule.warmup
+    for unit in ("steps", "epochs", "samples"):
+        length, whole = getattr(warmup, unit, None), getattr(spec.train, unit)
+        if length is not None and whole is not None and length > whole:
+            message = f"the warmup is longer than the training of {whole} {unit}"
+            yield Problem("", f"schedule.warmup.{unit}", shown(length), message, f"at most {whole}")
+
+
+def nesterov_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """torch.optim.SGD refuses Nesterov momentum without momentum or with dampening."""
+    optimizer = spec.optimizer
+    if not isinstance(optimizer, Sgd) or not optimizer.nesterov:
+        return
+    if optimizer.momentum == 0:
+        yield Problem("", "optimizer.momentum", "0", "nesterov needs momentum", "a number > 0, or nesterov: false")
+    if optimizer.dampening != 0:
+        message = "nesterov allows no dampening"
+        yield Problem("", "optimizer.dampening", shown(optimizer.dampening), message, "0, or nesterov: false")
+
+
+def capability_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """Every method finds in the engine what it needs to be exact."""
+    for path, method in (
+        ("batch.controller", spec.batch.controller),
+        ("optimizer", spec.optimizer),
+        ("schedule", spec.schedule),
+        ("exchange", spec.exchange),
+        ("data.source", spec.data.source),
+    ):
+        yield from missing_capabilities(path, method.name, method, spec.engine.name, spec.engine.provides)
+
+
+def missing_capabilities(
+    path: str, name: str, method: Method, engine: str, provides: frozenset[str]
+) -> Iterator[Problem]:
+    """Yield one problem where an engine does not provide all that a method requires."""
+    missing = method.requires - provides
+    if missing:
+        message = f"requires {', '.join(sorted(missing))} of the engine, which {engine} does not provide"
+        yield Problem("", f"{path}.name", shown(name), message, f"methods that need only {', '.join(sorted(provides))}")
+
+
+CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
+    (target_problems, ("recipe.target", "data.source.name")),
+    (argument_problems, ("recipe.target", "recipe.args")),
+    (batch_problems, ("batch.global_size", "resources.workers")),
+    (nesterov_problems, ("optimizer.name", "optimizer.momentum", "optimizer.dampening", "optimizer.nesterov")),
+    (warmup_problems, ("schedule.warmup", "train.steps", "train.epochs", "train.samples")),
+    (capability_problems, ("batch.controller", "optimizer", "schedule", "exchange", "data.source", "engine")),
+    (data_file_problems, ("data.source.name", "data.source.path", "data.source.data_files", "data.source.options")),
+    (
+        split_problems,
+        ("data.source.name", "data.source.data_files", "data.source.train_split", "data.source.eval_split"),
+    ),
+    (option_problems, ("data.source.name", "data.source.options")),
+)
+"""Every check with the fields it reads."""

@@ -1,0 +1,75 @@
+"""The JSON schema of a job spec as a person writes it, for editors; the command line checks more than a schema can."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.seams import seams
+
+SCHEMA_ID = "urn:large-batch-orchestrator:job-spec:1"
+_BASE = {
+    "anyOf": [{"type": "string", "minLength": 1}, {"type": "null"}],
+    "default": None,
+    "description": "Another spec to start from, relative to this file; sections merge, lists replace, this file wins.",
+}
+
+
+def job_schema() -> dict[str, Any]:
+    """Return the schema (draft 2020-12) with a description and default for every field.
+
+    The root accepts any part of a spec, because `base` may supply the rest; without `base` the whole is required.
+    """
+    whole = _as_written(JobSpec.model_json_schema())
+    definitions = whole.pop("$defs") | {"JobSpec": whole}
+    partial = {f"Partial{name}": _partial(node) for name, node in definitions.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        **partial.pop("PartialJobSpec"),
+        "if": {"required": ["base"], "properties": {"base": {"type": "string"}}},
+        "else": {"$ref": "#/$defs/JobSpec"},
+        "$defs": definitions | partial,
+    }
+
+
+def _as_written(schema: dict[str, Any]) -> dict[str, Any]:
+    """Allow what loading adds to the types: `base`, no name, methods by name alone or with the default's name."""
+    schema["properties"]["base"] = _BASE
+    schema["required"].remove("name")
+    for seam in seams().values():
+        for method in seam.methods.values():
+            required = schema["$defs"][method.__name__]["required"]
+            required.remove("name")
+    for path, seam in seams().items():
+        _allow_name_alone(schema, path, [name for name, method in seam.methods.items() if not _needs_arguments(method)])
+    return schema
+
+
+def _needs_arguments(method: Any) -> bool:
+    return any(field.is_required() for name, field in method.model_fields.items() if name != "name")
+
+
+def _allow_name_alone(schema: dict[str, Any], path: str, names: list[str]) -> None:
+    section, parents, key = schema, path.split(".")[:-1], path.rpartition(".")[2]
+    for parent in parents:
+        section = schema["$defs"][section["properties"][parent]["$ref"].removeprefix("#/$defs/")]
+    node = section["properties"][key]
+    node.pop("discriminator", None)
+    configurations = node.pop("oneOf", None) or [{"$ref": node.pop("$ref")}]
+    node["anyOf"] = [{"enum": names}, *configurations]
+
+
+def _partial(node: Any) -> Any:
+    """Return a schema that requires nothing, and refers to such schemas."""
+    if isinstance(node, list):
+        return [_partial(item) for item in node]
+    if not isinstance(node, dict):
+        return copy.deepcopy(node)
+    partial = {
+        key: _partial(value) for key, value in node.items() if not (key == "required" and isinstance(value, list))
+    }
+    if isinstance(partial.get("$ref"), str):
+        partial["$ref"] = partial["$ref"].replace("#/$defs/", "#/$defs/Partial")
+    return partial

@@ -1,0 +1,195 @@
+"""What the follower tells of a run directory that grows, and in which words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.cli.follow import Evaluation, Follower, Length, PhaseChange, Progress, time_left_s
+from orchestrator.cli.notices import WORDS, Notice, notice_of
+from orchestrator.cli.report import LINE_EVERY_S, PlainReport, line_of
+from orchestrator.core.run_directory import RunDirectory
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    (tmp_path / "job").mkdir()
+    return RunDirectory(tmp_path / "job")
+
+
+def log(run: RunDirectory, **line: Any) -> None:
+    with run.metrics_file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+def step(number: int, samples_per_s: float = 100.0) -> dict[str, Any]:
+    return {"step": number, "samples": 10 * number, "loss": 1.0, "global_size": 10, "samples_per_s": samples_per_s}
+
+
+def announce(run: RunDirectory, name: str = "started", at: int = 0, total_steps: int | None = 100) -> None:
+    run.event(name, {"step": at, "workers": 2, "total_steps": total_steps, "total_samples": 1000})
+
+
+def test_phases_come_once_and_the_last_one_is_left_to_the_result(run: RunDirectory) -> None:
+    follower = Follower(run)
+    assert follower.poll() == []
+    run.update_state(phase="queued")
+    assert follower.poll() == [PhaseChange("queued")]
+    assert follower.poll() == []
+    run.update_state(phase="running")
+    log(run, **step(1))
+    first, second = follower.poll()
+    assert first == PhaseChange("running")
+    assert isinstance(second, Progress)
+    assert not follower.is_finished
+    run.update_state(phase="succeeded")
+    assert follower.poll() == []
+    assert follower.is_finished
+
+
+def test_what_was_written_before_the_end_is_told_with_it(run: RunDirectory) -> None:
+    follower = Follower(run)
+    log(run, **step(1))
+    run.update_state(phase="failed")
+    assert len(follower.poll()) == 1
+    assert follower.is_finished
+
+
+def test_many_new_steps_are_one_progress(run: RunDirectory) -> None:
+    follower = Follower(run)
+    announce(run)
+    assert follower.poll() == [Notice("training starts: 100 steps on 2 workers")]
+    for number in range(1, 41):
+        log(run, **step(number))
+    (progress,) = follower.poll()
+    assert progress == Progress(step(40), Length(100, 1000), pytest.approx(60 * 10 / 100))
+
+
+def test_evaluations_are_told_each(run: RunDirectory) -> None:
+    follower = Follower(run)
+    log(run, **step(5), **{"eval/loss": 0.5, "eval/accuracy": 0.9})
+    log(run, **step(10), **{"eval/loss": 0.25})
+    progress, first, second = follower.poll()
+    assert isinstance(progress, Progress)
+    assert first == Evaluation(5, {"eval/loss": 0.5, "eval/accuracy": 0.9})
+    assert second == Evaluation(10, {"eval/loss": 0.25})
+
+
+def test_a_continued_job_does_not_repeat_its_past(run: RunDirectory) -> None:
+    announce(run)
+    log(run, **step(1))
+    follower = Follower(run, skip_existing=True)
+    assert follower.poll() == []
+    announce(run, "resumed", at=1)
+    log(run, **step(2))
+    notice, progress = follower.poll()
+    assert notice == Notice("resumed from step 1 on 2 workers")
+    assert isinstance(progress, Progress)
+    assert progress.metrics["step"] == 2
+
+
+def test_a_line_that_a_crash_tore_is_passed_over(run: RunDirectory) -> None:
+    follower = Follower(run)
+    run.metrics_file.write_text('{"step": 1, "lo\n[1]\n')
+    log(run, **step(2))
+    (progress,) = follower.poll()
+    assert isinstance(progress, Progress)
+    assert progress.metrics["step"] == 2
+
+
+def test_time_left_is_by_the_median_rate() -> None:
+    lines = [step(1, 1.0), step(2, 100.0), step(3, 100.0)]
+    assert time_left_s(lines, Length(13, 130)) == pytest.approx(1.0)
+
+
+def test_time_left_without_a_number_of_steps_is_by_samples() -> None:
+    assert time_left_s([step(3)], Length(None, 130)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "length"), [([], Length(10, 100)), ([step(1)], Length()), ([{"step": 1, "loss": 1.0}], Length(10, 100))]
+)
+def test_time_left_is_unknown_without_rate_or_length(lines: list[dict[str, Any]], length: Length) -> None:
+    assert time_left_s(lines, length) is None
+
+
+def test_time_left_is_never_negative() -> None:
+    assert time_left_s([step(12)], Length(10, 100)) == 0
+
+
+EVENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "connected": ({"cpus": 2, "oversubscribed": True}, "the workers ask for more than this machine's 2 CPU cores"),
+    "waiting": ({"reason": "needs 4 workers"}, "waiting: needs 4 workers"),
+    "started": (
+        {"workers": 1, "total_steps": None, "total_samples": 60000},
+        "training starts: 60,000 samples on 1 worker",
+    ),
+    "resumed": ({"step": 1200, "workers": 2}, "resumed from step 1,200 on 2 workers"),
+    "checkpoint_saved": ({"step": 1200, "path": "x"}, "checkpoint saved at step 1,200"),
+    "restarting": (
+        {"message": "rank 1 disappeared", "budget": "retries.worker_lost 1 of 10"},
+        "rank 1 disappeared; restarting (retries.worker_lost 1 of 10)",
+    ),
+    "gave_up": ({"message": "x", "budget": "retries.user_error 0 of 0"}, "not restarted (retries.user_error 0 of 0)"),
+    "stop_requested": ({}, "somebody asked for a stop"),
+    "tracking_outage": ({"message": "refused"}, "metrics wait in the run directory: refused"),
+    "tracking_restored": ({"message": "x"}, "MLflow answers again"),
+    "tracking_unreachable": ({"message": "MLflow at x does not answer"}, "MLflow at x does not answer"),
+}
+
+
+def test_the_words_of_every_event_are_tested() -> None:
+    assert EVENTS.keys() == WORDS.keys()
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_events_become_sentences(name: str) -> None:
+    fields, text = EVENTS[name]
+    notice = notice_of({"time": 0.0, "event": name, **fields})
+    assert notice is not None
+    assert text in notice.text
+
+
+def test_other_events_are_only_recorded() -> None:
+    assert notice_of({"event": "placed", "attempt": 1}) is None
+    assert notice_of({"event": "connected", "cpus": 4, "oversubscribed": False}) is None
+
+
+@pytest.mark.parametrize(
+    ("update", "line"),
+    [
+        (PhaseChange("running"), "running"),
+        (PhaseChange("placing"), "placing: waiting for the workers"),
+        (Notice("resumed from step 3"), "resumed from step 3"),
+        (
+            Evaluation(50, {"eval/loss": 0.12345, "eval/accuracy": 0.98}),
+            "step 50  eval/loss 0.1235  eval/accuracy 0.98",
+        ),
+        (
+            Progress({**step(120, 5321.4), "lr": 0.01}, Length(300, 3000), 75.0),
+            "step 120/300  loss 1  lr 0.01  5,321 samples/s  1 min 15 s left",
+        ),
+        (
+            Progress({"step": 3, "samples": 30, "loss": "NaN"}, Length(None, 100)),
+            "step 3  30% of the samples  loss nan",
+        ),
+        (Progress({"step": 3, "loss": 2.0}, Length()), "step 3  loss 2"),
+    ],
+)
+def test_updates_become_lines(update: Any, line: str) -> None:
+    assert line_of(update) == line
+
+
+def test_lines_for_a_file_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 100.0
+    with PlainReport(clock=lambda: now) as report:
+        for number in range(1, 100):
+            report.show(Progress(step(number), Length(99, 990)))
+            now += LINE_EVERY_S / 10
+        report.show(Evaluation(99, {"eval/loss": 1.0}))
+        report.show(PhaseChange("placing"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 + 2
+    assert lines[0].startswith("step 1/99")
+    assert lines[-2:] == ["step 99  eval/loss 1", "placing: waiting for the workers"]

@@ -1,0 +1,79 @@
+"""A real one-node Ray cluster with its own ports, its own folder and a token."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+TOKEN = "0123456789abcdef" * 4
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in sockets]
+    for server in sockets:
+        server.close()
+    return ports
+
+
+class RayHead:
+    """Starts on construction; ``close`` ends every process of it.
+
+    Args:
+        python_path: Folder that its jobs import from.
+    """
+
+    def __init__(self, python_path: Path) -> None:
+        names = "port dashboard-port dashboard-agent-listen-port dashboard-agent-grpc-port metrics-export-port"
+        names += " runtime-env-agent-port ray-client-server-port node-manager-port object-manager-port"
+        ports = dict(zip(names.split(), free_ports(len(names.split())), strict=True))
+        self.address = f"http://127.0.0.1:{ports['dashboard-port']}"
+        self.folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # socket paths have to be short
+        command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0"]
+        command += ["--include-dashboard=true", "--disable-usage-stats", f"--temp-dir={self.folder}"]
+        command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
+        with (self.folder / "start.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *(f"--{name}={port}" for name, port in ports.items())],
+                env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(python_path)},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait_until_up(self) -> None:
+        """Until the dashboard answers, if only to ask for the token."""
+        while True:
+            assert self.process.poll() is None, (self.folder / "start.log").read_text()
+            try:
+                urllib.request.urlopen(f"{self.address}/api/version", timeout=5).close()
+            except urllib.error.HTTPError as error:
+                error.close()
+                return
+            except OSError:
+                time.sleep(0.3)
+
+    def close(self) -> None:
+        """End the cluster by the ids of its own processes."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,118 @@
+"""Run directories and short trainings for tests, without Ray or MLflow in between."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from gloo import run_on_ranks
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.run_directory import RunDirectory
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.load import dump_resolved, load_resolved
+from orchestrator.train.assemble import assemble
+from orchestrator.train.context import RankContext
+from orchestrator.train.loop import train
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def tiny_spec(**sections: Any) -> JobSpec:
+    """A spec of the tiny recipe; keyword arguments replace sections."""
+    return JobSpec.model_validate(
+        {
+            "name": "tiny",
+            "recipe": {"target": "tiny.py:Digits"},
+            "train": {"steps": 6},
+            "batch": {"global_size": 48},
+            "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
+            "checkpoint": {"every": None},
+            **sections,
+        }
+    )
+
+
+def make_run_directory(root: Path, spec: JobSpec) -> RunDirectory:
+    """A run directory as ``launch`` prepares it, with the test recipes as its code."""
+    directory = RunDirectory(root)
+    root.mkdir(parents=True)
+    shutil.copytree(RECIPES, directory.code)
+    directory.resolved_spec.write_text(dump_resolved(spec), encoding="utf-8")
+    if spec.data.source.name == "hugging_face":
+        _write_digits(directory.code / "digits.jsonl")
+    directory.update_state(phase="running", attempts=1)
+    return directory
+
+
+def _write_digits(path: Path) -> None:
+    bunch = load_digits()
+    rows = zip(bunch.data[:200] / 16, bunch.target[:200], strict=True)
+    lines = [json.dumps({"id": i, "image": list(image), "label": int(label)}) for i, (image, label) in enumerate(rows)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+class ListTracker:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self.lines.append({"step": step, **metrics})
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None:
+        self.events.append((name, dict(fields)))
+
+    def close(self) -> None:
+        pass
+
+
+def train_here(root: str) -> tuple[str, list[dict[str, Any]]]:
+    """Train the prepared job as this process's rank; leaves ``model.safetensors`` and returns outcome and metrics."""
+    directory = RunDirectory(root)
+    # A process imports a recipe once; a test process that trains several jobs must forget the one before.
+    sys.modules.pop("tiny", None)
+    sys.path[:] = [path for path in sys.path if not path.endswith("/code")]
+    collectives = Collectives()
+    context = RankContext(run_directory=directory, attempt=1, collectives=collectives, device=torch.device("cpu"))
+    tracker = ListTracker()
+    job = assemble(load_resolved(directory.resolved_spec), context, tracker)
+    with closing(job.data):
+        outcome = train(job)
+    final = job.engine.full_weights()
+    if collectives.rank == 0:
+        save_file(final, directory.model_file)
+    return outcome, tracker.lines
+
+
+def train_on(world_size: int, directory: RunDirectory) -> list[tuple[str, list[dict[str, Any]]]]:
+    """``train_here`` on that many gloo processes; in this process for one."""
+    if world_size == 1:
+        return [train_here(str(directory.root))]
+    return run_on_ranks(world_size, train_here, str(directory.root))
+
+
+def weights(directory: RunDirectory) -> dict[str, Tensor]:
+    """The final weights."""
+    return load_file(directory.model_file)
+
+
+def assert_same_weights(first: RunDirectory, second: RunDirectory, *, atol: float = 0.0) -> None:
+    """Equal within ``atol``; bitwise by default."""
+    expected, got = weights(first), weights(second)
+    assert expected.keys() == got.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            got[name], tensor, rtol=0.0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
