@@ -63,13 +63,14 @@ def check_cluster(address: str | None, environ: Mapping[str, str]) -> Finding:
 
 def check_mlflow(environ: Mapping[str, str], storage: Path) -> Finding:
     """The tracking address can be used and answers as it will answer a job: also to this host name."""
-    from orchestrator.tracking.uri import check_reachable, redact, resolve_tracking_uri
+    from orchestrator.tracking.uri import check_reachable, redact, resolve_tracking_uri, sqlite_path
 
     uri = resolve_tracking_uri(None, environ, storage)
     try:
         check_reachable(uri, REACH_TIMEOUT_S)
     except OutOfReachError as error:
-        return Finding("mlflow server", OUT_OF_REACH, str(error), "start it, or correct MLFLOW_TRACKING_URI")
+        level = OUT_OF_REACH if sqlite_path(uri) is None else PROBLEM
+        return Finding("mlflow server", level, str(error), "start it, or correct MLFLOW_TRACKING_URI")
     except OrchestratorError as error:
         return Finding("mlflow server", PROBLEM, str(error), "correct or unset MLFLOW_TRACKING_URI")
     return Finding("mlflow server", OK, f"{redact(uri)} can be used")

@@ -108,7 +108,9 @@ def emit_result(run: RunDirectory) -> None:
     if state["phase"] == "failed":
         _tell_failure(run, state)
     elif state["phase"] == "stopped":
-        emit(f"\n{state.get('message') or 'stopped'}; `orchestrator resume {run.name}` continues.")
+        message = state.get("message") or "stopped"
+        command = f"orchestrator resume {run.name}"
+        emit(f"\n{message}" if command in message else f"\n{message}; `{command}` continues.")
 
 
 def _tell_failure(run: RunDirectory, state: Mapping[str, Any]) -> None:

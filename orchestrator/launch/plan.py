@@ -99,6 +99,7 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
         UsageError: if too much would be uploaded.
     """
     spec = loaded.spec
+    package = collect(loaded.folder, storage)
     memory = estimate_memory(spec, loaded.folder, environ)
     uri = tracking_uri(spec, storage, environ)
     total_steps, total_samples = totals(spec)
@@ -113,7 +114,7 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
         cpus_per_worker=spec.resources.cpus_per_worker,
         gpus_per_worker=spec.resources.gpus_per_worker,
         placement=spec.resources.placement,
-        package=collect(loaded.folder, storage),
+        package=package,
         run_directory=storage / spec.name,
         name_is_taken=spec.name in JobStore(storage),
         tracking_uri=redact(uri),

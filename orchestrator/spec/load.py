@@ -67,15 +67,21 @@ def load_resolved(path: str | os.PathLike[str]) -> JobSpec:
 
 
 class _Representer(SafeRepresenter):
-    """Writes 1.0e-06 for 1e-06, which readers of YAML 1.1 would take for a string."""
+    """Writes what every reader of YAML takes for the same value."""
 
     def represent_float(self, data: float) -> ScalarNode:
+        """Write 1.0e-06 for 1e-06, which is a string in YAML 1.1."""
         mantissa, e, exponent = repr(data).partition("e")
         text = f"{mantissa}.0e{exponent}" if e and "." not in mantissa else repr(data)
         return self.represent_scalar("tag:yaml.org,2002:float", text)
 
+    def represent_str(self, data: str) -> ScalarNode:
+        """Escape strings with line breaks: the emitter's other styles lose those of Unicode (U+0085, U+2028)."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
 
 _Representer.add_representer(float, _Representer.represent_float)
+_Representer.add_representer(str, _Representer.represent_str)
 
 
 def dump_resolved(spec: JobSpec) -> str:

@@ -84,10 +84,12 @@ def _watch_node(spec: JobSpec, uri: str, run_id: str) -> AbstractContextManager[
 
 
 def _announce(job: Job, context: RankContext, tracker: Tracker) -> None:
-    """Say where the training starts."""
+    """Say where the training starts, and on which nodes."""
+    node = f"{socket.gethostname()}/{os.environ.get('NODE_RANK', '0')}"
+    nodes = context.collectives.all_gather_object(node)
     if context.collectives.rank == 0:
         name = "resumed" if job.step else "started"
-        fields = {"step": job.step, "samples": job.samples, "workers": context.collectives.world_size}
+        fields = {"step": job.step, "samples": job.samples, "workers": len(nodes), "nodes": nodes}
         tracker.event(name, {**fields, "total_samples": job.total_samples, "total_steps": job.total_steps})
         print(f"{name} from step {job.step}", flush=True)
 

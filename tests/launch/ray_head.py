@@ -27,6 +27,20 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def end_process_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a process and every process that it started, by their ids."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
 class RayHead:
     """Starts on construction; ``close`` ends every process of it.
 
@@ -38,6 +52,7 @@ class RayHead:
         names = "port dashboard-port dashboard-agent-listen-port dashboard-agent-grpc-port metrics-export-port"
         names += " runtime-env-agent-port ray-client-server-port node-manager-port object-manager-port"
         ports = dict(zip(names.split(), free_ports(len(names.split())), strict=True))
+        self.gcs_address = f"127.0.0.1:{ports['port']}"
         self.address = f"http://127.0.0.1:{ports['dashboard-port']}"
         self.folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # socket paths have to be short
         command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0"]
@@ -66,14 +81,5 @@ class RayHead:
 
     def close(self) -> None:
         """End the cluster by the ids of its own processes."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
+        end_process_tree(self.process)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -26,7 +26,11 @@ def module(tmp_path, monkeypatch):
     return write
 
 
-def test_a_companion_gets_its_settings_and_is_asked_to_stop(module, tmp_path):
+def test_a_companion_gets_its_settings_and_is_asked_to_stop(module, tmp_path, monkeypatch):
+    """Also where the folder it starts in has a file named like a module of the standard library."""
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "json.py").write_text("raise SystemExit('taken for the standard library')\n")
+    monkeypatch.chdir(tmp_path / "job")
     body = "stopped.wait()\nopen(settings['file'], 'w').write(settings['text'])"
     companion = Companion(module(body), {"file": str(tmp_path / "answer"), "text": "größe"})
     companion.stop(60)

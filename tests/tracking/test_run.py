@@ -154,6 +154,7 @@ def test_nested_values_become_dotted_params():
     }
 
 
+@pytest.mark.timeout(300)
 def test_two_jobs_may_open_the_same_fresh_database_at_once(tmp_path):
     """Both migrate it and both create the experiment; MLflow alone leaves one of them with an error."""
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"

@@ -15,6 +15,8 @@ from orchestrator.tracking.system_metrics import SystemMetrics
 from orchestrator.tracking.tracker import RunTracker
 from orchestrator.tracking.uri import check_reachable
 
+pytestmark = pytest.mark.timeout(300)  # the server takes 10 s to start on idle cores
+
 
 def test_a_run_lives_through_its_phases_quietly(server, tmp_path, capfd):
     run_id = open_run(server.uri, "digits", "digits-lamb", {"attempt": "1"}, {"train.seed": "0"}, tmp_path)
