@@ -1,0 +1,1 @@
+"""One script per question; results lie beside them as <theme>_<hardware>_<date>.md."""

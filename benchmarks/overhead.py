@@ -118,7 +118,8 @@ def report(figures: dict[str, list[dict[str, Any]]], repeats: int, steps: int) -
             "",
             f"`python benchmarks/overhead.py --repeats {repeats} --steps {steps}`, {date.today()}, "
             f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}.",
-            "Two workers of one thread, global batch 1,024, LAMB; contestants take turns, medians with minimum and maximum over the repeats.",
+            "Two workers of one thread, global batch 1,024, LAMB; contestants take turns, medians with minimum and",
+            "maximum over the repeats.",
             "",
             "| contestant | steady step, ms | command to end of second step, s |",
             "|---|---|---|",

@@ -1,0 +1,1 @@
+"""What the benchmarks compare with, written with the bare libraries."""

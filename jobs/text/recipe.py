@@ -8,7 +8,6 @@ import hashlib
 import math
 import sysconfig
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -20,7 +19,9 @@ from torch.nn import functional
 NUM_BYTE_VALUES = 256
 HELD_OUT_FRACTION = 0.05
 # Tests and installed packages differ between installations; the other two hold tables that programs wrote.
-EXCLUDED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"})
+EXCLUDED_FOLDERS = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
+)
 # Written when the interpreter was built: the paths of that machine.
 EXCLUDED_PREFIX = "_sysconfigdata"
 # The separator between files; it does not occur in Python sources.
@@ -69,7 +70,7 @@ class Text:
         return ByteTransformer(self.width, self.depth, self.num_heads, self.sequence_length)
 
     def build_datasets(self) -> tuple[datasets.Dataset, datasets.Dataset]:
-        """Return training and evaluation sequences: column `bytes`, uint8 `(sequence_length + 1,)`."""
+        """Return training and evaluation sequences: column `bytes`, tensors `(sequence_length + 1,)`."""
         train_files, held_out_files = split_files(read_sources(stdlib_folder(), self.max_bytes))
         num_bytes = self.sequence_length + 1
         held_out = cut_into_sequences(held_out_files, num_bytes)
@@ -77,15 +78,10 @@ class Text:
         spread = [index * len(held_out) // num_kept for index in range(num_kept)]
         return cut_into_sequences(train_files, num_bytes), held_out.select(spread)
 
-    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return int64 `inputs` and `targets`, each `(batch, sequence_length)`; targets are one byte ahead."""
-        sequences = torch.from_numpy(np.stack([sample["bytes"] for sample in samples])).long()
-        return {"inputs": sequences[:, :-1], "targets": sequences[:, 1:]}
-
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean cross-entropy in nats per byte, and `bits_per_byte` as a metric."""
-        logits = model(batch["inputs"])
-        loss = functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
+        logits = model(batch["bytes"][:, :-1])
+        loss = functional.cross_entropy(logits.flatten(0, 1), batch["bytes"][:, 1:].flatten())
         return loss, {"bits_per_byte": loss.detach() / math.log(2)}
 
     def evaluate(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -213,4 +209,4 @@ def cut_into_sequences(texts: list[bytes], num_bytes: int) -> datasets.Dataset:
         raise ValueError(f"{len(joined)} bytes of text are too few for sequences of {num_bytes}. Raise max_bytes.")
     rows = pa.FixedSizeListArray.from_arrays(pa.array(joined[: num_sequences * num_bytes]), num_bytes)
     features = datasets.Features(bytes=datasets.Sequence(datasets.Value("uint8"), length=num_bytes))
-    return datasets.Dataset.from_dict({"bytes": rows}, features=features).with_format("numpy")
+    return datasets.Dataset.from_dict({"bytes": rows}, features=features).with_format("torch")

@@ -11,13 +11,11 @@ from orchestrator.cli.notices import Notice
 from orchestrator.cli.output import emit, tell
 from orchestrator.cli.report import Report, open_report
 from orchestrator.cli.result import emit_result, exit_code_of
-from orchestrator.launch.control import reconcile
+from orchestrator.cli.watch import Watch
 from orchestrator.launch.local import LocalDriver, start_local
 from orchestrator.launch.prepare import PreparedJob
 
 POLL_S = 0.2
-RECONCILE_S = 10.0
-"""Seconds between two looks at whether the driver of a cluster job still lives."""
 STOPPING = "stopping after this step, saving a checkpoint (Ctrl-C again to abort without one)"
 
 
@@ -38,9 +36,9 @@ def attend_remote(prepared: PreparedJob) -> int:
     """Follow a submitted job until it ends; returns its exit code. Ctrl-C ends the following, not the job."""
     run = prepared.run_directory
     follower = Follower(run, skip_existing=prepared.resumed)
-    watch = _Watch(follower)
+    watch = Watch(run)
     with Interrupts() as interrupts, open_report() as report:
-        follow(follower, report, lambda: bool(interrupts.count) or watch.is_over(), lambda: None)
+        follow(follower, report, lambda: bool(interrupts.count) or watch.has_ended(), lambda: None)
     if interrupts.count and not follower.is_finished:
         tell(f"{run.name} goes on; `orchestrator status {run.name}` shows it, `orchestrator stop {run.name}` ends it.")
         return INTERRUPTED
@@ -84,18 +82,3 @@ class _Bell:
         elif wanted > self._num_passed and is_listening:
             self._driver.interrupt()
             self._num_passed += 1
-
-
-class _Watch:
-    """Knows whether a job on a cluster has ended, also where its driver disappeared without a word."""
-
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
-        self._next_s = time.monotonic() + RECONCILE_S
-
-    def is_over(self) -> bool:
-        """Whether the job had ended when it was last looked at."""
-        if time.monotonic() >= self._next_s:
-            reconcile(self._follower.run)
-            self._next_s = time.monotonic() + RECONCILE_S
-        return self._follower.is_finished

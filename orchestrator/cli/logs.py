@@ -12,8 +12,9 @@ import typer
 from orchestrator.cli.options import JobName, Storage, open_job
 from orchestrator.cli.output import emit, tell
 from orchestrator.cli.tail import Tail
+from orchestrator.cli.watch import Watch
 from orchestrator.core.errors import UsageError
-from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
+from orchestrator.core.run_directory import RunDirectory
 
 POLL_S = 0.2
 
@@ -35,9 +36,12 @@ def logs(
     run = open_job(job, storage)
     if driver and (rank is not None or attempt is not None):
         raise UsageError("--driver: the driver has one log; give it without --rank and --attempt.")
-    reader = LogReader(run, rank=rank, attempt=attempt, driver=driver)
+    if driver:
+        _emit_driver_log(run, follow=follow)
+        return
+    reader, watch = LogReader(run, rank=rank, attempt=attempt), Watch(run)
     while True:
-        is_finished = not follow or run.read_state().get("phase") in TERMINAL_PHASES
+        is_finished = not follow or watch.has_ended()
         for line in reader.new_lines(with_unfinished=is_finished):
             if not emit(line):
                 return
@@ -46,6 +50,18 @@ def logs(
         time.sleep(POLL_S)
     if not reader.found_any:
         tell(_nothing_found(run, rank, attempt))
+
+
+def _emit_driver_log(run: RunDirectory, *, follow: bool) -> None:
+    """The driver's own words; a driver that has not come to its run directory yet is heard through its cluster."""
+    from orchestrator.launch.backends import backend_of
+    from orchestrator.launch.local import LocalBackend, driver_log
+
+    state = run.read_state()
+    backend = LocalBackend() if driver_log(run).exists() else backend_of(state)
+    for text in backend.logs(run, state, follow=follow):
+        if not emit(text, end=""):
+            return
 
 
 def attempts_with_logs(run: RunDirectory) -> list[int]:
@@ -65,11 +81,10 @@ def rank_logs(run: RunDirectory, attempt: int) -> dict[int, Path]:
 class LogReader:
     """Reads the chosen files as they grow; ranks and attempts that appear later are taken in."""
 
-    def __init__(self, run: RunDirectory, *, rank: int | None, attempt: int | None, driver: bool) -> None:
+    def __init__(self, run: RunDirectory, *, rank: int | None, attempt: int | None) -> None:
         self._run = run
         self._rank = rank
         self._attempt = attempt
-        self._driver = driver
         self._tails: dict[Path, tuple[str, Tail]] = {}
 
     @property
@@ -88,10 +103,6 @@ class LogReader:
                 yield prefix + line
 
     def _files(self) -> list[tuple[str, Path]]:
-        from orchestrator.launch.local import driver_log
-
-        if self._driver:
-            return [("driver", path)] if (path := driver_log(self._run)).exists() else []
         attempts = [self._attempt] if self._attempt is not None else attempts_with_logs(self._run)[-1:]
         return [
             (f"rank {rank}", path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
@@ -15,6 +17,11 @@ from orchestrator.cli.interrupts import INTERRUPTED
 from orchestrator.cli.output import emit, paint, tell
 from orchestrator.core.errors import BAD_USAGE, JOB_FAILED, SUCCESS, OrchestratorError
 from orchestrator.spec.problems import SpecError
+
+MENDABLE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EIO, errno.ENAMETOOLONG}
+)
+"""What the system says of a file where the user, not this program, can do something about it."""
 
 app = typer.Typer(
     name="orchestrator",
@@ -73,22 +80,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in MENDABLE or error.filename is None:
+            return _report_bug(error)
+        _tell_error(f"{error.filename}: {error.strerror}")
+        return BAD_USAGE
     except Exception as error:
-        _report_bug(error)
-        return JOB_FAILED
+        return _report_bug(error)
     return result if isinstance(result, int) else SUCCESS
 
 
 def _tell_error(message: str) -> None:
-    import sys
-
     tell(paint("error:", "red", sys.stderr) + f" {message}")
 
 
-def _report_bug(error: Exception) -> None:
+def _report_bug(error: Exception) -> int:
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", prefix="orchestrator-error-", suffix=".txt", delete=False
     ) as file:
         file.write("".join(traceback.format_exception(error)))
     kind = type(error).__name__
     _tell_error(f"{kind}: {error}\nThis is a bug; please report it with the traceback in {file.name}")
+    return JOB_FAILED

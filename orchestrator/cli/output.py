@@ -16,13 +16,13 @@ PHASE_COLORS = {"succeeded": "green", "running": "blue", "failed": "red", "stopp
 _COLOR_CODE = re.compile(r"\x1b\[\d*m")
 
 
-def emit(text: str) -> bool:
+def emit(text: str, end: str = "\n") -> bool:
     """Print data on stdout; False once nobody reads it any more (`orchestrator list | head -1`).
 
     A reader that left is no error: what follows is dropped, and a job that is being followed goes on.
     """
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -100,8 +100,10 @@ class TerminalReport:
         from rich.console import Console
         from rich.progress import BarColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as Bar
+        from rich.table import Column
 
-        columns = (SpinnerColumn(), BarColumn(bar_width=None), TextColumn("{task.description}", markup=False))
+        words = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+        columns = (SpinnerColumn(), BarColumn(bar_width=None), words)
         self._bar = Bar(*columns, console=Console(highlight=False), transient=True, expand=True)
         self._task = self._bar.add_task("", total=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import tempfile
@@ -17,6 +18,11 @@ from orchestrator.tracking.sender import replay
 from orchestrator.tracking.uri import redact, resolve_tracking_uri
 
 _REPLAY_TIMEOUT_S = 30.0
+
+
+def _source_tags() -> dict[str, str]:
+    """What MLflow's own client would say of a run: whose it is and what made it."""
+    return {"mlflow.user": getpass.getuser(), "mlflow.source.name": "orchestrator", "mlflow.source.type": "JOB"}
 
 
 class JobHistory:
@@ -80,7 +86,7 @@ class JobHistory:
                 self.uri,
                 self._spec.tracking.experiment or self._spec.name,
                 self._spec.name,
-                self._spec.tracking.tags,
+                {**_source_tags(), **self._spec.tracking.tags},
                 flatten(self._spec.model_dump(mode="json")),
                 artifact_root=self._directory.root.parent / "mlartifacts",
             )

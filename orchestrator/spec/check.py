@@ -78,17 +78,17 @@ def capability_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
         ("exchange", spec.exchange),
         ("data.source", spec.data.source),
     ):
-        yield from missing_capabilities(path, method.name, method, spec.engine.name, spec.engine.provides)
+        yield from missing_capabilities(path, method, spec.engine.name, spec.engine.provides)
 
 
-def missing_capabilities(
-    path: str, name: str, method: Method, engine: str, provides: frozenset[str]
-) -> Iterator[Problem]:
+def missing_capabilities(path: str, method: Method, engine: str, provides: frozenset[str]) -> Iterator[Problem]:
     """Yield one problem where an engine does not provide all that a method requires."""
     missing = method.requires - provides
     if missing:
         message = f"requires {', '.join(sorted(missing))} of the engine, which {engine} does not provide"
-        yield Problem("", f"{path}.name", shown(name), message, f"methods that need only {', '.join(sorted(provides))}")
+        yield Problem(
+            "", f"{path}.name", shown(method.name), message, f"methods that need only {', '.join(sorted(provides))}"
+        )
 
 
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (

@@ -30,8 +30,8 @@ class Tiny:
 """
 WITH_STANDIN = """
 import sys
-from orchestrator.launch import local
-local.DRIVER_MODULE = "cli_standin_driver"
+from orchestrator.launch import local, ray_entrypoint
+local.DRIVER_MODULE = ray_entrypoint.DRIVER_MODULE = "cli_standin_driver"
 from orchestrator.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """

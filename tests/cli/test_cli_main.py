@@ -1,5 +1,6 @@
 """The contract of every command: exit codes, one message per error, data on stdout, messages on stderr."""
 
+import errno
 import json
 import os
 import subprocess
@@ -100,6 +101,12 @@ def test_an_unexpected_error_is_one_message_and_a_file(cli, monkeypatch: pytest.
     (file,) = tmp_path.glob("orchestrator-error-*.txt")
     assert str(file) in answer.err
     assert "Traceback" in file.read_text()
+
+
+def test_a_full_disk_is_no_bug(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "/data/file"))
+    answer = cli("schema")
+    assert (answer.code, answer.err) == (2, "error: /data/file: No space left on device\n")
 
 
 def test_ctrl_c_ends_quietly_with_the_code_of_the_shell(cli, monkeypatch: pytest.MonkeyPatch) -> None:

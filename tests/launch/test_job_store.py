@@ -70,6 +70,7 @@ def test_get_shows_the_storage_and_the_nearest_name(tmp_path):
 
 def test_a_name_that_leaves_the_storage_is_not_found(tmp_path):
     publish(JobStore(tmp_path), "outside")
+    publish(JobStore(tmp_path / "inner"), "inside")
     with pytest.raises(UsageError, match=r"no \.\./outside"):
         JobStore(tmp_path / "inner").get("../outside")
 
@@ -111,5 +112,5 @@ def test_of_many_submitters_one_gets_the_name(tmp_path):
 
 
 def test_candidate_names_stay_legal():
-    names = candidate_names("a" * 61 + "-b")
-    assert [next(names) for _ in range(3)] == ["a" * 61 + "-b", "a" * 61 + "-2", "a" * 61 + "-3"]
+    names = candidate_names("a" * 60 + "-bc")
+    assert [next(names) for _ in range(3)] == ["a" * 60 + "-bc", "a" * 60 + "-2", "a" * 60 + "-3"]

@@ -119,7 +119,8 @@ def test_links_stay_inside_the_folder(job, tmp_path):
 
 def test_a_linked_spec_folder_is_followed(job, tmp_path):
     (tmp_path / "link").symlink_to(job)
-    assert files_of(tmp_path / "link") == ["recipe.py"]
+    (job / "same").symlink_to("recipe.py")
+    assert files_of(tmp_path / "link") == ["recipe.py", "same"]
 
 
 def test_what_is_no_file_is_left_out(job):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-RECIPE = '''
+RECIPE = """
 class Tiny:
     def __init__(self, hidden: int = 4, *, depth: int = 1) -> None:
         self.hidden = hidden
@@ -19,7 +19,7 @@ class Tiny:
     def build_datasets(self): ...
 
     def loss(self, model, batch): ...
-'''
+"""
 GOOD = "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8}\n"
 TRAIN = "train: {steps: 8}\n"
 METHODS = ("build_model(self)", "build_datasets(self)", "loss(self, model, batch)")
@@ -140,13 +140,21 @@ TYPES = [
 ]
 
 VALUES = [
-    BadSpec("batch of nothing", good("batch: {global_size: 0}"), "batch.global_size", "out of range. Legal: an integer >="),
+    BadSpec(
+        "batch of nothing", good("batch: {global_size: 0}"), "batch.global_size", "out of range. Legal: an integer >="
+    ),
     BadSpec("negative rate", good("optimizer: {lr: -0.1}"), "optimizer.lr", "a number > 0"),
     BadSpec("beta of one", good("optimizer: {betas: [0.9, 1.0]}"), "optimizer.betas.1", ">= 0 and < 1"),
-    BadSpec("huge seed", "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, seed: 4294967296}\n", "train.seed", "range"),
+    BadSpec(
+        "huge seed", "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, seed: 4294967296}\n", "train.seed", "range"
+    ),
     BadSpec("two gpus", good("resources: {gpus_per_worker: 2}"), "resources.gpus_per_worker", "<= 1"),
-    BadSpec("unknown precision", "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, precision: fp17}\n",
-            "train.precision", "Legal: fp32, bf16, fp16. Did you mean 'fp16'?"),
+    BadSpec(
+        "unknown precision",
+        "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, precision: fp17}\n",
+        "train.precision",
+        "Legal: fp32, bf16, fp16. Did you mean 'fp16'?",
+    ),
     BadSpec("upper-case name", good("name: Tiny"), "name", "of the form"),
     BadSpec("name with a path", good("name: ../tiny"), "name", "of the form"),
     BadSpec("long name", good(f"name: {'a' * 64}"), "name", "of the form"),
@@ -159,11 +167,17 @@ VALUES = [
 
 KEYS = [
     BadSpec("unknown section", good("optimiser: {lr: 0.1}"), "optimiser", "unknown key"),
-    BadSpec("unknown key", good("optimizer: {name: adamw, lrr: 0.1}"), "optimizer.lrr",
-            "job.yaml:3: optimizer.lrr = 0.1: unknown key. "
-            "Legal: name, lr, decay_one_dimensional, betas, eps, weight_decay, amsgrad. Did you mean 'lr'?"),
+    BadSpec(
+        "unknown key",
+        good("optimizer: {name: adamw, lrr: 0.1}"),
+        "optimizer.lrr",
+        "job.yaml:3: optimizer.lrr = 0.1: unknown key. "
+        "Legal: name, lr, decay_one_dimensional, betas, eps, weight_decay, amsgrad. Did you mean 'lr'?",
+    ),
     BadSpec("key in the wrong place", good("lr: 0.1"), "lr", "Did you mean 'optimizer.lr'?"),
-    BadSpec("argument of another method", good("optimizer: {name: lamb, momentum: 0.9}"), "optimizer.momentum", "unknown"),
+    BadSpec(
+        "argument of another method", good("optimizer: {name: lamb, momentum: 0.9}"), "optimizer.momentum", "unknown"
+    ),
     BadSpec("misspelt method", good("optimizer: {name: lmab}"), "optimizer.name", "Did you mean 'lamb'?"),
     BadSpec("misspelt method alone", good("optimizer: lmab"), "optimizer.name", "unknown optimizer"),
     BadSpec("unknown engine", good("engine: {name: fsdp9}"), "engine.name", "unknown engine. Legal: ddp"),
@@ -174,10 +188,16 @@ KEYS = [
     BadSpec("no target", f"{TRAIN}recipe: {{args: {{}}}}\n", "recipe.target", "missing. Legal: a string of the form"),
     BadSpec("no train", "recipe: {target: recipe.py:Tiny}\n", "train", "missing"),
     BadSpec("no path of a data set", good("data: {source: {name: hugging_face}}"), "data.source.path", "missing"),
-    BadSpec("steps and epochs", "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, epochs: 1}\n", "train",
-            "needs exactly one of steps, epochs, samples; got steps, epochs"),
+    BadSpec(
+        "steps and epochs",
+        "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, epochs: 1}\n",
+        "train",
+        "needs exactly one of steps, epochs, samples; got steps, epochs",
+    ),
     BadSpec("no length", "recipe: {target: recipe.py:Tiny}\ntrain: {seed: 8}\n", "train", "got none"),
-    BadSpec("two warmups", good("schedule: {warmup: {steps: 1, epochs: 1}}"), "schedule.warmup", "needs exactly one of"),
+    BadSpec(
+        "two warmups", good("schedule: {warmup: {steps: 1, epochs: 1}}"), "schedule.warmup", "needs exactly one of"
+    ),
     BadSpec("rule without reference", good("scaling: {rule: sqrt}"), "scaling", "needs reference_batch"),
 ]
 

@@ -67,7 +67,29 @@ def test_mutated_specs_never_raise_anything_else(tmp_path: Path) -> None:
     source = (Path(__file__).parent / "full.yaml").read_text(encoding="utf-8")
     file = BadSpec("", source, "", "").write(tmp_path)
     randomness = random.Random(0)
-    snippets = ["{", "}", "[", "]", ": ", "- ", "\n", "  ", "&a ", "*a", "!!", "|", "'", '"', "0", "~", "-1", "\t", "#", "%", "é"]
+    snippets = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ": ",
+        "- ",
+        "\n",
+        "  ",
+        "&a ",
+        "*a",
+        "!!",
+        "|",
+        "'",
+        '"',
+        "0",
+        "~",
+        "-1",
+        "\t",
+        "#",
+        "%",
+        "é",
+    ]
     for _ in range(300):
         start = randomness.randrange(len(source))
         end = start + randomness.choice([0, 0, 1, 5])

@@ -1,0 +1,271 @@
+"""Reading good specs: precedence, bases, overrides, YAML 1.2, and the way back to YAML."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from spec.bad_specs import GOOD, RECIPE, good
+
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.load import LoadedSpec, dump_resolved, load_resolved, load_spec, spec_hash
+from orchestrator.spec.problems import SpecError
+
+FULL = (Path(__file__).parent / "full.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    job = tmp_path / "My Jobs_2"
+    job.mkdir()
+    (job / "recipe.py").write_text(RECIPE, encoding="utf-8")
+    return job
+
+
+def load(folder: Path, text: str, *overrides: str, **bases: str) -> LoadedSpec:
+    for name, base in bases.items():
+        (folder / f"{name}.yaml").write_text(base, encoding="utf-8")
+    (folder / "job.yaml").write_text(text, encoding="utf-8")
+    return load_spec(folder / "job.yaml", overrides)
+
+
+def test_five_lines_are_enough(folder: Path) -> None:
+    loaded = load(folder, "recipe:\n  target: recipe.py:Tiny\ntrain:\n  steps: 300\n")
+    assert loaded.spec.train.steps == 300
+    assert loaded.spec == JobSpec.model_validate(
+        {"name": "my-jobs-2", "recipe": {"target": "recipe.py:Tiny"}, "train": {"steps": 300}}
+    )
+
+
+def test_the_whole_contract_loads(folder: Path) -> None:
+    spec = load(folder, FULL).spec
+    assert spec.optimizer.name == "lamb"
+    assert spec.optimizer.lr == 0.01
+    assert spec.batch.micro_size == 128
+    assert spec.schedule.warmup is not None
+    assert spec.schedule.warmup.epochs == 2.0
+    assert spec.resources.workers == 2
+
+
+def test_what_a_loaded_spec_knows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "job.yaml").write_text(FULL, encoding="utf-8")
+    loaded = load_spec("job.yaml", ["train.seed=3"])
+    assert loaded.file == folder / "job.yaml"
+    assert loaded.folder == folder
+    assert loaded.submitted_text == FULL
+
+
+def test_problems_name_the_file_as_the_user_did(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "job.yaml").write_text(good("optimizer: {lrr: 0.1}"), encoding="utf-8")
+    with pytest.raises(SpecError, match=r"^job\.yaml:3: optimizer\.lrr = 0\.1: unknown key"):
+        load_spec("job.yaml")
+
+
+def test_a_folder_without_letters_gives_no_name(tmp_path: Path) -> None:
+    folder = tmp_path / "__"
+    folder.mkdir()
+    (folder / "recipe.py").write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(SpecError, match=r"job\.yaml: name: missing, and the folder's name \"__\" does not give one"):
+        load(folder, GOOD)
+
+
+def test_precedence(folder: Path) -> None:
+    base = "train: {seed: 1, eval_every: 1, log_every: 1}\n"
+    text = "base: base.yaml\nrecipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, seed: 2, eval_every: 2}\n"
+    train = load(folder, text, "train.seed=3", base=base).spec.train
+    assert (train.seed, train.eval_every, train.log_every, train.precision) == (3, 2, 1, "fp32")
+
+
+def test_bases_chain_and_are_relative_to_the_file_that_names_them(folder: Path) -> None:
+    bases = folder.parent / "bases"
+    bases.mkdir()
+    (bases / "cpu.yaml").write_text("base: deeper/all.yaml\nresources: {cpus_per_worker: 2}\n", encoding="utf-8")
+    (bases / "deeper").mkdir()
+    (bases / "deeper" / "all.yaml").write_text("resources: {workers: 3, cpus_per_worker: 1}\n", encoding="utf-8")
+    resources = load(folder, good("base: ../bases/cpu.yaml\nresources: {placement: spread}")).spec.resources
+    assert (resources.workers, resources.cpus_per_worker, resources.placement) == (3, 2.0, "spread")
+
+
+def test_a_base_of_null_is_no_base(folder: Path) -> None:
+    assert load(folder, good("base: null")).spec == load(folder, GOOD).spec
+
+
+def test_lists_replace_and_mappings_merge(folder: Path) -> None:
+    base = "optimizer: {betas: [0.5, 0.6], eps: 1.0e-3}\ntracking: {tags: {a: x, b: x}}\n"
+    spec = load(
+        folder, good("base: base.yaml\noptimizer: {betas: [0.7, 0.8]}\ntracking: {tags: {b: y}}"), base=base
+    ).spec
+    assert spec.optimizer.betas == (0.7, 0.8)
+    assert spec.optimizer.eps == 1e-3
+    assert spec.tracking.tags == {"a": "x", "b": "y"}
+
+
+@pytest.mark.parametrize("written", ["{name: lamb}", "lamb"])
+def test_another_method_replaces_the_section_of_the_base(folder: Path, written: str) -> None:
+    spec = load(
+        folder, good(f"base: base.yaml\noptimizer: {written}"), base="optimizer: {name: sgd, momentum: 0.9}\n"
+    ).spec
+    assert spec.optimizer.name == "lamb"
+
+
+@pytest.mark.parametrize("written", ["{name: sgd, lr: 0.5}", "{lr: 0.5}"])
+def test_the_same_method_merges_with_the_base(folder: Path, written: str) -> None:
+    spec = load(
+        folder, good(f"base: base.yaml\noptimizer: {written}"), base="optimizer: {name: sgd, momentum: 0.9}\n"
+    ).spec
+    assert spec.optimizer.name == "sgd"
+    assert (spec.optimizer.lr, spec.optimizer.momentum) == (0.5, 0.9)
+
+
+def test_the_name_of_a_base_does_not_keep_the_rest_of_it_out(folder: Path) -> None:
+    spec = load(folder, good("base: base.yaml\nname: mine"), base="name: base\ntrain: {seed: 7}\n").spec
+    assert (spec.name, spec.train.seed) == ("mine", 7)
+
+
+def test_null_takes_an_inherited_length_back(folder: Path) -> None:
+    assert load(folder, FULL, "train.steps=null", "train.epochs=3").spec.train.epochs == 3
+
+
+def test_a_problem_that_two_files_make_names_the_nearer_line(folder: Path) -> None:
+    with pytest.raises(SpecError, match=r"job\.yaml:2: train: needs exactly one of"):
+        load(
+            folder,
+            f"base: base.yaml\n{GOOD[GOOD.index('train') :]}",
+            base="recipe: {target: recipe.py:Tiny}\ntrain: {epochs: 1}\n",
+        )
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("optimizer.betas.0=0.5", "optimizer.betas", (0.5, 0.8)),
+        ("optimizer={name: sgd, momentum: 0.5}", "optimizer.momentum", 0.5),
+        ("optimizer=sgd", "optimizer.name", "sgd"),
+        ("optimizer.eps=1e-3", "optimizer.eps", 1e-3),
+        ("env.A=yes", "env", {"A": "yes"}),
+        ("tracking.uri=http://host:5000/?a=b", "tracking.uri", "http://host:5000/?a=b"),
+        ("storage=null", "storage", None),
+        ("recipe.args.hidden=9", "recipe.args", {"hidden": 9}),
+        ("schedule.warmup={steps: 2}", "schedule.warmup.steps", 2),
+    ],
+)
+def test_overrides(folder: Path, override: str, path: str, value: object) -> None:
+    found: object = load(folder, good("optimizer: {betas: [0.7, 0.8]}\nstorage: /tmp/x"), override).spec
+    for key in path.split("."):
+        found = getattr(found, key)
+    assert found == value
+
+
+def test_arguments_without_a_name_are_those_of_the_default_method(folder: Path) -> None:
+    spec = load(folder, GOOD, "optimizer.amsgrad=true", "schedule.warmup.steps=3").spec
+    assert (spec.optimizer.name, spec.optimizer.amsgrad, spec.schedule.name) == ("adamw", True, "constant")
+
+
+def test_yaml_1_2_values(folder: Path) -> None:
+    values = load(
+        folder, good("")[: -len("\n")] + "env: {A: yes, B: on, C: 2024-01-01, D: '1'}\n", "recipe.args={hidden: 1e-6}"
+    ).spec
+    assert values.recipe.args == {"hidden": 1e-6}
+    assert values.env == {"A": "yes", "B": "on", "C": "2024-01-01", "D": "1"}
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("1e-6", 1e-6), ("1E5", 1e5), ("010", 10), ("0x1F", 31), ("0o17", 15), ("60_000", 60000), ("-3", -3), ("TRUE", True),
+     ("~", None), ("", None), ("no", "no"), ("12:30:45", "12:30:45"), ("2024-01-01", "2024-01-01"), ("'1'", "1"),
+     ("!!str 1", "1"), ("!!float 1", 1.0), ("[1, [2]]", [1, [2]]), ("\"a\\tb\"", "a\tb")],
+)  # fmt: skip
+def test_plain_values(folder: Path, written: str, value: object) -> None:
+    found = load(
+        folder, f"{GOOD[: GOOD.index('}')]}, args: {{hidden: {written} }}}}\ntrain: {{steps: 1}}\n"
+    ).spec.recipe.args
+    assert found == {"hidden": value}
+    assert type(found["hidden"]) is type(value)
+
+
+def test_an_alias_is_a_copy(folder: Path) -> None:
+    text = "recipe: {target: recipe.py:Tiny, args: {hidden: &x [1, 2], depth: *x}}\ntrain: {steps: 1}\n"
+    assert load(folder, text).spec.recipe.args == {"hidden": [1, 2], "depth": [1, 2]}
+    assert load(folder, text, "recipe.args.depth.0=5").spec.recipe.args == {"hidden": [1, 2], "depth": [5, 2]}
+
+
+STRINGS = ["", " a ", "yes", "null", "~", "1e-6", ".5e3", "1_000", "2024-01-01", "<<", "=", "- a", "a: b", "#", "'", '"', "|",
+           "-_", "a\nb", "a\u2028b", "\x85", "\ufeff", "\x7f", "\t", "caf\u00e9 \U0001f600", "!!python/none", "x" * 500]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STRINGS, ids=ascii)
+def test_strings_survive_the_way_to_yaml_and_back(folder: Path, text: str) -> None:
+    spec = load(folder, FULL).spec.model_copy(update={"env": {"A": text}, "storage": text})
+    (folder / "resolved.yaml").write_text(dump_resolved(spec), encoding="utf-8")
+    assert load_resolved(folder / "resolved.yaml") == spec
+
+
+@pytest.mark.parametrize("number", [1e-6, 1e-05, 0.1, 1 / 3, 1e22, 5e-324, 1.7976931348623157e308, 1e16, 2.0])
+def test_floats_survive_exactly_and_are_floats_to_every_reader(folder: Path, number: float) -> None:
+    spec = load(folder, FULL, f"recipe.args.hidden={number!r}").spec
+    text = dump_resolved(spec)
+    (folder / "resolved.yaml").write_text(text, encoding="utf-8")
+    assert load_resolved(folder / "resolved.yaml").recipe.args == {"hidden": number}
+    (line,) = [line for line in text.splitlines() if "hidden" in line]
+    assert "." in line  # YAML 1.1 takes 1e-06 for a string
+
+
+def test_resolved_text_is_whole_and_stable(folder: Path) -> None:
+    text = dump_resolved(load(folder, FULL).spec)
+    (folder / "resolved.yaml").write_text(text, encoding="utf-8")
+    assert dump_resolved(load_resolved(folder / "resolved.yaml")) == text
+    sections = [line.partition(":")[0] for line in text.splitlines() if not line.startswith((" ", "-"))]
+    assert sections == list(JobSpec.model_fields)
+    assert "  keep: 2" in text
+
+
+def test_a_resolved_spec_is_read_strictly_but_without_its_recipe(folder: Path) -> None:
+    path = folder / "resolved.yaml"
+    text = dump_resolved(load(folder, FULL).spec).replace("recipe.py", "elsewhere.py")
+    path.write_text(text, encoding="utf-8")
+    assert load_resolved(path).recipe.target == "elsewhere.py:Tiny"
+    path.write_text(text.replace("keep:", "kept:"), encoding="utf-8")
+    with pytest.raises(SpecError, match=r"checkpoint\.kept = 2: unknown key"):
+        load_resolved(path)
+    path.write_text(text.replace("name: digits-lamb\n", ""), encoding="utf-8")
+    with pytest.raises(SpecError, match="name: missing"):
+        load_resolved(path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["name=other", "resources.workers=1", "checkpoint.every=7", "retries.user_error=1", "queue.timeout_s=3",
+     "tracking.experiment=x", "storage=/tmp", "env.A=x"],
+)  # fmt: skip
+def test_hash_leaves_out_what_does_not_change_the_training(folder: Path, override: str) -> None:
+    assert spec_hash(load(folder, FULL, override).spec) == spec_hash(load(folder, FULL).spec)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["recipe.args.hidden=65", "train.seed=1", "batch.global_size=1023", "optimizer.lr=0.02", "optimizer=adamw",
+     "schedule=constant", "scaling.rule=linear", "exchange.bucket_mib=1", "data.prefetch=3"],
+)  # fmt: skip
+def test_hash_sees_what_changes_the_training(folder: Path, override: str) -> None:
+    assert spec_hash(load(folder, FULL, override).spec) != spec_hash(load(folder, FULL).spec)
+
+
+def test_hash_is_the_same_however_the_spec_is_written(folder: Path) -> None:
+    first = spec_hash(load(folder, good("optimizer: adamw\nenv: {A: x}")).spec)
+    second = spec_hash(load(folder, good("optimizer: {lr: 1.0e-3, eps: 1e-8}")).spec)
+    assert first == second
+    assert len(bytes.fromhex(first)) == 32
+
+
+def test_spec_imports_nothing_heavy() -> None:
+    modules = sorted(path.stem for path in Path(__file__).parents[2].glob("orchestrator/spec/*.py"))
+    script = f"import sys, json; [__import__('orchestrator.spec.' + m) for m in {modules}]; print(json.dumps([*sys.modules]))"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    loaded = set(json.loads(output))
+    assert not {"numpy", "torch", "ray", "mlflow", "datasets", "jsonschema", "typer", "rich"} & loaded
+    assert not [
+        name for name in loaded if name.startswith("orchestrator.") and not name.startswith("orchestrator.spec")
+    ]

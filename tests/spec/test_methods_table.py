@@ -1,0 +1,61 @@
+"""What `orchestrator methods` shows agrees with the tables from which methods are imported."""
+
+from orchestrator.core.tables import TABLES
+from orchestrator.spec.methods_table import methods
+from orchestrator.spec.seams import seams
+
+
+def test_the_spec_names_exactly_the_methods_that_can_be_imported() -> None:
+    assert {seam: set(table) for seam, table in TABLES.items()} == {
+        path: set(seam.methods) for path, seam in seams().items()
+    }
+    assert {(row.seam, row.name) for row in methods()} == {(seam, name) for seam in TABLES for name in TABLES[seam]}
+
+
+def test_defaults_are_methods() -> None:
+    assert {path: seam.default for path, seam in seams().items()} == {
+        "batch.controller": "constant",
+        "optimizer": "adamw",
+        "schedule": "constant",
+        "engine": "ddp",
+        "exchange": "all_reduce",
+        "data.source": "recipe",
+    }
+    assert [row.seam for row in methods() if row.is_default] == list(seams())
+
+
+def test_one_method_in_full() -> None:
+    (lamb,) = methods("lamb")
+    assert lamb.seam == "optimizer"
+    assert lamb.summary.startswith("LAMB as in the paper")
+    eps = next(argument for argument in lamb.arguments if argument.name == "eps")
+    assert (eps.type, eps.default, eps.description) == (
+        "a number > 0",
+        "1e-06",
+        "Added outside the root of the second moment.",
+    )
+    assert "name" not in [argument.name for argument in lamb.arguments]
+
+
+def test_what_is_required_of_and_provided_by_engines() -> None:
+    (all_reduce,) = methods("all_reduce")
+    (ddp,) = methods("ddp")
+    assert all_reduce.requires == ("local_gradients",)
+    assert set(all_reduce.requires) <= set(ddp.provides)
+    assert ddp.requires == all_reduce.provides == ()
+
+
+def test_a_name_may_belong_to_several_seams_or_none() -> None:
+    assert [row.seam for row in methods("constant")] == ["batch.controller", "schedule"]
+    assert methods("lmab") == []
+
+
+def test_required_arguments_have_no_default() -> None:
+    (source,) = methods("hugging_face")
+    assert [argument.name for argument in source.arguments if argument.default is None] == ["path"]
+
+
+def test_everything_is_described() -> None:
+    for row in methods():
+        assert row.summary.endswith("."), row
+        assert all(argument.description and argument.type for argument in row.arguments), row
