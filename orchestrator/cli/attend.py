@@ -25,8 +25,8 @@ def attend_local(prepared: PreparedJob) -> int:
     emit(f"job {run.name} in {run.root}")
     follower = Follower(run, skip_existing=prepared.resumed)
     with Interrupts() as interrupts, start_local(prepared) as driver, open_report() as report:
-        bell = _Bell(interrupts, driver, report)
-        follow(follower, report, lambda: driver.poll() is not None, lambda: bell.pass_on(follower))
+        companion = _Companion(follower, interrupts, driver, report)
+        follow(follower, report, lambda: driver.poll() is not None, companion.between_looks)
         exit_code = driver.wait()
     emit_result(run)
     return exit_code
@@ -58,27 +58,34 @@ def follow(follower: Follower, report: Report, is_over: Callable[[], bool], betw
         time.sleep(POLL_S)
 
 
-class _Bell:
-    """Passes interrupts on to the driver: the first stops with a checkpoint, the second aborts, the third kills."""
+class _Companion:
+    """Stands between the user and the driver: passes interrupts on, and says why a job that has ended lingers.
 
-    def __init__(self, interrupts: Interrupts, driver: LocalDriver, report: Report) -> None:
+    The first interrupt stops with a checkpoint, the second aborts, the third kills.
+    """
+
+    def __init__(self, follower: Follower, interrupts: Interrupts, driver: LocalDriver, report: Report) -> None:
+        self._follower = follower
         self._interrupts = interrupts
         self._driver = driver
         self._report = report
         self._num_told = 0
         self._num_passed = 0
+        self._told_closing = False
 
-    def pass_on(self, follower: Follower) -> None:
+    def between_looks(self) -> None:
         """Called between two looks at the run directory."""
         wanted = self._interrupts.count
         if wanted > self._num_told:
-            text = STOPPING if wanted == 1 else "aborting"
-            self._report.show(Notice(text, "warning"))
+            self._report.show(Notice(STOPPING if wanted == 1 else "aborting", "warning"))
             self._num_told = wanted
         # Until it has recorded itself a driver has no ear for signals, and would die of one.
-        is_listening = follower.state.get("driver") is not None
+        is_listening = self._follower.state.get("driver") is not None
         if wanted > 2 or (wanted == 2 and not is_listening):
             self._driver.kill()
         elif wanted > self._num_passed and is_listening:
             self._driver.interrupt()
             self._num_passed += 1
+        if self._follower.is_finished and not self._told_closing:
+            self._report.show(Notice("closing the MLflow run"))
+            self._told_closing = True

@@ -48,7 +48,10 @@ WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "stop_requested": lambda _: Notice("somebody asked for a stop"),
     "tracking_outage": lambda event: Notice(f"metrics wait in the run directory: {event['message']}", "warning"),
     "tracking_restored": lambda _: Notice("MLflow answers again, the metrics that waited are sent"),
-    "tracking_unreachable": lambda event: Notice(event["message"], "warning"),
+    "tracking_out_of_reach": lambda event: Notice(event["message"], "warning"),
+    "metrics_unsent": lambda event: Notice(
+        f"MLflow lacks {counted(event['lines'], 'line')} of metrics.jsonl", "warning"
+    ),
 }
 """Events that are not in this table are recorded only: the end of a job is told by its result."""
 

@@ -14,8 +14,10 @@ def describe_user_error(what: str, error: BaseException, folder: Path | None) ->
     """One sentence: what failed, the innermost line of a file under ``folder`` (else the innermost line), the error."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if folder is not None and Path(f.filename).is_relative_to(folder)]
-    frame = (own or frames or [None])[-1]
-    place = "" if frame is None else f" at {Path(frame.filename).name}:{frame.lineno} ({frame.line})"
+    place = ""
+    if frames:
+        frame = (own or frames)[-1]
+        place = f" at {Path(frame.filename).name}:{frame.lineno} ({frame.line})"
     return f"{what} raised {type(error).__name__}{place}: {error}"
 
 

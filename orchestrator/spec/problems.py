@@ -76,7 +76,7 @@ def on_one_line(text: str) -> str:
 def nearest(word: str, names: Iterable[str]) -> str:
     """Return the name most like the word, or an empty string where none is near."""
     by_lower_case = {name.lower(): name for name in names}
-    matches = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
+    matches = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.65)
     return by_lower_case[matches[0]] if matches else ""
 
 

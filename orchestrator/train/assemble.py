@@ -102,7 +102,7 @@ def _build_engine(spec: JobSpec, recipe: Any, context: RankContext) -> Engine:
 def _build_data(
     spec: JobSpec, recipe: Any, train_set: Any, context: RankContext, *, position: DataPosition, total_samples: int
 ) -> TrainData:
-    common = {
+    common: dict[str, Any] = {
         "collate": getattr(recipe, "collate", None),
         "seed": spec.train.seed,
         "total_samples": total_samples,

@@ -7,7 +7,7 @@ if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then
 fi
 packages=(chromium chromium-driver)
 if ! command -v apt-get >/dev/null; then
-    echo "tests/browser needs chromium and chromedriver, and this is no Debian: install both and put them on PATH" >&2
+    echo "tests/browser needs chromium and chromedriver, and there is no apt-get here: install both and put them on PATH" >&2
     exit 1
 fi
 if [ "$(id -u)" -ne 0 ]; then

@@ -196,7 +196,8 @@ def scroll_to(element: WebElement) -> None:
 
 
 def console_errors(page: Chrome) -> list[str]:
-    severe = [str(entry["message"]) for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
+    entries = page.get_log("browser")  # type: ignore[no-untyped-call]  # selenium left this one untyped
+    severe = [str(entry["message"]) for entry in entries if entry["level"] == "SEVERE"]
     return [message for message in severe if not any(text in message for text in HARMLESS)]
 
 

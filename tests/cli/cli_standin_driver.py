@@ -75,6 +75,7 @@ def main() -> int:
         time.sleep(600 if behavior == "deaf" else 1)
     interrupts: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
+    print("the driver speaks", flush=True)
     begin(run)
     if behavior == "die":
         os.kill(os.getpid(), signal.SIGKILL)

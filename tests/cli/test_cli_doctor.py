@@ -40,8 +40,8 @@ def test_a_file_store_is_a_problem_with_its_remedy(cli, storage: Path, monkeypat
     assert "sqlite:///" in answer.out
 
 
-def test_a_cluster_out_of_reach_is_5(cli, storage: Path) -> None:
-    answer = cli("doctor", "--storage", storage, "--address", NOBODY)
+def test_a_cluster_out_of_reach_is_5(command, storage: Path) -> None:
+    answer = command("doctor", "--storage", storage, "--address", NOBODY)
     assert answer.code == 5
     assert "out of reach  ray cluster" in answer.out
 

@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 
+import orchestrator
+
 from orchestrator.cli.follow import Evaluation, Follower, Length, PhaseChange, Progress, time_left_s
 from orchestrator.cli.notices import WORDS, Notice, notice_of
 from orchestrator.cli.report import LINE_EVERY_S, PlainReport, line_of
 from orchestrator.core.run_directory import RunDirectory
+
+
+PACKAGE = Path(orchestrator.__file__).parent
 
 
 @pytest.fixture
@@ -135,12 +140,19 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
     "stop_requested": ({}, "somebody asked for a stop"),
     "tracking_outage": ({"message": "refused"}, "metrics wait in the run directory: refused"),
     "tracking_restored": ({"message": "x"}, "MLflow answers again"),
-    "tracking_unreachable": ({"message": "MLflow at x does not answer"}, "MLflow at x does not answer"),
+    "metrics_unsent": ({"lines": 3}, "MLflow lacks 3 lines of metrics.jsonl"),
+    "tracking_out_of_reach": ({"message": "MLflow at x does not answer"}, "MLflow at x does not answer"),
 }
 
 
 def test_the_words_of_every_event_are_tested() -> None:
     assert EVENTS.keys() == WORDS.keys()
+
+
+def test_every_event_that_is_told_is_recorded_somewhere() -> None:
+    sources = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "cli"]
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    assert [name for name in WORDS if f'"{name}"' not in text] == []
 
 
 @pytest.mark.parametrize("name", EVENTS)

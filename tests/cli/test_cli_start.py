@@ -58,8 +58,8 @@ def test_a_name_in_use_is_2(command: str, cli, spec: Path, storage: Path, monkey
     assert [path.name for path in storage.iterdir()] == ["tiny"]
 
 
-def test_a_cluster_out_of_reach_is_5(cli, spec: Path, storage: Path) -> None:
-    answer = cli("submit", spec, "--storage", storage, "--address", NOBODY)
+def test_a_cluster_out_of_reach_is_5(command, spec: Path, storage: Path) -> None:
+    answer = command("submit", spec, "--storage", storage, "--address", NOBODY)
     assert (answer.code, answer.out) == (5, "")
     assert NOBODY in answer.err
     assert not storage.exists()

@@ -24,10 +24,10 @@ PLANS = [*(plan(size) for size in UNEVEN), plan(9, lr_factor=0.5), plan(9, 2), p
 
 
 def serve(data: MapStyleData) -> list[Any]:
-    """Every step's samples under changing plans, with a step abandoned half-way before the third."""
+    """Every step's samples under changing plans, abandoning the second and the third half-way at first."""
     steps = []
     for index, batch_plan in enumerate(PLANS):
-        if index == 2:
+        if index in (1, 2):
             next(data.step(batch_plan)[1])
         num_samples, micro_batches = data.step(batch_plan)
         served = [([column.tolist() for column in micro.batch], micro.weight) for micro in micro_batches]

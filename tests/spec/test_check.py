@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
-from spec.bad_specs import METHODS, RECIPE, class_with
+from spec.bad_spec import METHODS, RECIPE, class_with
 
 from orchestrator.spec.check import CHECKS, check, missing_capabilities
 from orchestrator.spec.describe import field_paths
@@ -35,30 +35,71 @@ def test_checks_name_existing_fields() -> None:
 
 
 ALL = "\n".join(f"    def {method}: ..." for method in METHODS) + "\n"
-ACCEPTED = {
+DATACLASS = f"""
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    hidden: int
+    depth: int = field(default=1)
+    kind: ClassVar[str] = 'a'
+    _: KW_ONLY
+    cache: dict = field(init=False)
+    tags: list = field(default_factory=list)
+{ALL}"""
+DATACLASS_BASE = f"""
+@dataclass
+class Base:
+    hidden: int
+@dataclass
+class Tiny(Base):
+    depth: int = 1
+{ALL}"""
+OWN_INIT = f"""
+@dataclass
+class Tiny:
+    hidden: int
+    def __init__(self, width): ...
+{ALL}"""
+VISIBLE_BASE = f"""
+class Base:
+    def __init__(self, hidden, *, width): ...
+{ALL}
+class Tiny(Base): ...
+"""
+CONDITIONAL = """
+try:
+    from fast import Tiny
+except ImportError:
+    class Tiny:
+        build_model = build_datasets = loss = staticmethod(f)
+"""
+PROTOCOL = f"""
+class Recipe(Protocol): ...
+class Tiny(Recipe, Generic[T]):
+{ALL}"""
+ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
     "keywords": (f"class Tiny:\n    def __init__(self, *args, **more): ...\n{ALL}", {"anything": 1}),
-    "imported base": (f"from lib import Base\nclass Tiny(Base):\n    x = 1\n{ALL}", {"anything": 1}),
+    "imported base": (f"from lib import Base\nclass Tiny(Base):\n{ALL}", {"anything": 1}),
     "imported base has the methods": ("import lib\nclass Tiny(lib.Base): ...\n", {"anything": 1}),
     "base of the same name": ("import lib\nclass Tiny(lib.Tiny): ...\n", {}),
     "base imported under the same name": ("from lib import Tiny\nclass Tiny(Tiny): ...\n", {}),
+    "builtin base": ("class Tiny(dict): ...\n", {"anything": 1}),
+    "visible base": (VISIBLE_BASE, {"hidden": 1, "width": 2}),
     "imported class": ("from lib import Tiny\n", {"anything": 1}),
     "star import": ("from lib import *\n", {"anything": 1}),
     "assigned class": ("Tiny = make()\n", {"anything": 1}),
-    "conditional class": (f"try:\n    import fast\nexcept ImportError:\n    class Tiny:\n        x = 1\n{ALL.replace('    def', '        def')}", {}),
-    "visible base": (f"class Base:\n    def __init__(self, hidden): ...\n{ALL}\nclass Tiny(Base): ...\n", {"hidden": 1}),
-    "later base": (f"class Tiny(dict):\n    ...\n", {}),
-    "assigned methods": ("class Tiny:\n    build_model = build_datasets = staticmethod(f)\n    loss: object = g\n", {}),
+    "conditional class": (CONDITIONAL, {}),
+    "assigned methods": ("class Tiny:\n    build_model = build_datasets = f\n    loss: object = g\n", {}),
     "methods on demand": ("class Tiny:\n    def __getattr__(self, name): ...\n", {}),
-    "metaclass": (f"class Tiny(metaclass=Meta):\n    x = 1\n{ALL}", {"anything": 1}),
+    "metaclass": (f"class Tiny(metaclass=Meta):\n{ALL}", {"anything": 1}),
     "unknown decorator": (f"@attrs.define\nclass Tiny:\n    x: int\n{ALL}", {"anything": 1}),
     "own __new__": (f"class Tiny:\n    def __new__(cls, hidden): ...\n{ALL}", {"hidden": 1}),
-    "dataclass": (f"@dataclasses.dataclass(frozen=True)\nclass Tiny:\n    hidden: int\n    depth: int = field(default=1)\n    kind: ClassVar[str] = 'a'\n    _: KW_ONLY\n    cache: dict = field(init=False)\n    tags: list = field(default_factory=list)\n{ALL}", {"hidden": 1, "tags": []}),
-    "dataclass base": (f"@dataclass\nclass Base:\n    hidden: int\n@dataclass\nclass Tiny(Base):\n    depth: int = 1\n{ALL}", {"hidden": 1, "depth": 2}),
-    "dataclass with its own init": (f"@dataclass\nclass Tiny:\n    hidden: int\n    def __init__(self, width): ...\n{ALL}", {"width": 1}),
-    "protocols and generics": (f"class Tiny(Recipe, Generic[T]):\n    x = 1\n{ALL}\nclass Recipe(Protocol): ...\n", {}),
-    "latin-1 source": (f"# coding: latin-1\nclass Tiny:\n    x = 1\n{ALL}", {}),
+    "dataclass": (DATACLASS, {"hidden": 1, "tags": []}),
+    "dataclass base": (DATACLASS_BASE, {"hidden": 1, "depth": 2}),
+    "dataclass with its own init": (OWN_INIT, {"width": 1}),
+    "protocols and generics": (PROTOCOL, {}),
+    "latin-1 source": (f"# coding: latin-1\nclass Tiny:\n{ALL}", {}),
     "invalid escape": (f"class Tiny:\n    x = '\\d'\n{ALL}", {}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -68,8 +109,7 @@ def test_recipes_that_may_be_right_are_accepted(name: str, tmp_path: Path) -> No
 
 
 def test_arguments_of_a_visible_base_are_checked(tmp_path: Path) -> None:
-    source = f"class Base:\n    def __init__(self, hidden, *, width): ...\n{ALL}\nclass Tiny(Base): ...\n"
-    assert of_recipe(tmp_path, source, args={"depth": 1}) == [
+    assert of_recipe(tmp_path, VISIBLE_BASE, args={"depth": 1}) == [
         "recipe.args.depth = 1: unknown argument. Legal: hidden, width",
         "recipe.args.hidden: missing. Legal: the class needs hidden, width",
         "recipe.args.width: missing. Legal: the class needs hidden, width",
@@ -77,15 +117,16 @@ def test_arguments_of_a_visible_base_are_checked(tmp_path: Path) -> None:
 
 
 def test_arguments_of_a_dataclass_are_checked(tmp_path: Path) -> None:
-    source = f"@dataclass\nclass Tiny:\n    hidden: int\n    cache: int = field(init=False)\n    depth: int = field(repr=False)\n{ALL}"
-    assert of_recipe(tmp_path, source, args={"hidden": 1, "cache": 1}) == [
-        "recipe.args.cache = 1: unknown argument. Legal: hidden, depth",
-        "recipe.args.depth: missing. Legal: the class needs hidden, depth",
+    assert of_recipe(tmp_path, DATACLASS, args={"cache": 1, "kind": "b", "_": 1}) == [
+        "recipe.args.cache = 1: unknown argument. Legal: hidden, depth, tags",
+        'recipe.args.kind = "b": unknown argument. Legal: hidden, depth, tags',
+        "recipe.args._ = 1: unknown argument. Legal: hidden, depth, tags",
+        "recipe.args.hidden: missing. Legal: the class needs hidden",
     ]
 
 
 def test_a_class_is_not_run(tmp_path: Path) -> None:
-    assert of_recipe(tmp_path, f"raise SystemExit\nclass Tiny:\n    x = 1\n{ALL}") == []
+    assert of_recipe(tmp_path, f"raise SystemExit\nclass Tiny:\n{ALL}") == []
 
 
 def test_build_datasets_is_not_needed_beside_a_data_set(tmp_path: Path) -> None:
@@ -162,8 +203,8 @@ class Sharded(Method):
 def test_missing_capabilities_are_named() -> None:
     found = list(missing_capabilities("optimizer", Sharded(), "ddp", frozenset({"whole_tensors"})))
     assert [str(problem) for problem in found] == [
-        'optimizer.name = "sharded": requires local_gradients, sharded_state of the engine, which ddp does not provide. '
-        "Legal: methods that need only whole_tensors"
+        'optimizer.name = "sharded": requires local_gradients, sharded_state of the engine, '
+        "which ddp does not provide. Legal: methods that need only whole_tensors"
     ]
     assert list(missing_capabilities("optimizer", Sharded(), "ddp", Sharded.requires)) == []
 
