@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 
 import orchestrator
-
 from orchestrator.cli.follow import Evaluation, Follower, Length, PhaseChange, Progress, time_left_s
 from orchestrator.cli.notices import WORDS, Notice, notice_of
 from orchestrator.cli.report import LINE_EVERY_S, PlainReport, line_of
 from orchestrator.core.run_directory import RunDirectory
-
 
 PACKAGE = Path(orchestrator.__file__).parent
 

@@ -50,14 +50,14 @@ def test_an_empty_storage_has_no_jobs(cli, storage: Path) -> None:
 
 def test_list_shows_the_newest_first(cli, run: RunDirectory, spec: Path, storage: Path) -> None:
     play(run)
-    prepare(load_spec(spec, ["name=second"]), storage)
+    prepare(load_spec(spec, ["name=zebra"]), storage)
     header, second, first = cli("list", "--storage", storage).out.splitlines()
     assert header.split() == ["NAME", "PHASE", "STEP", "ATTEMPTS", "AGE", "MESSAGE"]
-    assert second.split()[:3] == ["second", "queued", "0"]
+    assert second.split()[:3] == ["zebra", "queued", "0"]
     assert first.split()[:4] == ["tiny", "running", "10/20", "2"]
     jobs = json.loads(cli("list", "--storage", storage, "--json").out)
     assert [(job["name"], job["phase"], job["step"]) for job in jobs] == [
-        ("second", "queued", 0),
+        ("zebra", "queued", 0),
         ("tiny", "running", 0),
     ]
 

@@ -49,7 +49,7 @@ def step_with(loss_factor: float) -> tuple[torch.Tensor, torch.Tensor, float]:
         clip_grad_norm=None,
     )
     micro = LoadedMicroBatch(batch=torch.ones(2, 4), weight=1.0, is_last=True)
-    engine.forward_backward(micro, lambda m, x: (m(x).mean() * loss_factor, {}))
+    engine.forward_backward(micro, lambda m, x: (m(x).float().mean() * loss_factor, {}))
     report = engine.step(lr=0.1)
     return before, model.weight.detach().clone(), float(report["loss_scale"])
 

@@ -1,0 +1,109 @@
+"""The text recipe: whole files are held out, the model is causal and deterministic, and it learns."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+FOLDER = Path(__file__).parents[2] / "jobs" / "text"
+SMALL = {"width": 16, "depth": 2, "num_heads": 2, "sequence_length": 32, "max_bytes": 300_000}
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("text_recipe", FOLDER / "recipe.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(folder: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        path = folder / (name.replace("__", "/") + ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_sources_are_python_files_in_order_without_tests(recipe: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path, b="bb", a="a", c__d="dddd", test__x="x", c__tests__y="y", encodings__cp0="t")
+    write(tmp_path, **{"site-packages__z": "z", "_sysconfigdata_linux": "s"})
+    (tmp_path / "notes.txt").write_text("not Python")
+    assert recipe.read_sources(tmp_path, 1000) == {"a.py": b"a", "b.py": b"bb", "c/d.py": b"dddd"}
+
+
+def test_reading_stops_at_max_bytes(recipe: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path, a="a", b="bb", c="c")
+    assert list(recipe.read_sources(tmp_path, 3)) == ["a.py", "b.py"]
+    assert list(recipe.read_sources(tmp_path, 2)) == ["a.py"]
+    with pytest.raises(ValueError, match="max_bytes value: 0"):
+        recipe.read_sources(tmp_path, 0)
+
+
+def test_a_twentieth_of_the_files_is_held_out_by_name(recipe: ModuleType) -> None:
+    texts = {f"{index}.py": f"text {index}".encode() for index in range(100)}
+    train, held_out = recipe.split_files(texts)
+    assert len(held_out) == 5
+    assert sorted(train + held_out) == sorted(texts.values())
+    changed = {name: text + b" changed" for name, text in texts.items()}
+    assert recipe.split_files(changed)[1] == [text + b" changed" for text in held_out]
+    assert [len(part) for part in recipe.split_files({"a.py": b"a", "b.py": b"b"})] == [1, 1]
+
+
+def test_sequences_are_the_text_itself(recipe: ModuleType) -> None:
+    sequences = recipe.cut_into_sequences([b"abcd", b"efghi"], 4)
+    assert [bytes(row.tolist()) for row in sequences[:]["bytes"]] == [b"abcd", b"\x00efg"]
+    with pytest.raises(ValueError, match="too few for sequences of 5"):
+        recipe.cut_into_sequences([b"abcd"], 5)
+
+
+def test_evaluation_is_spread_over_the_held_out_text(recipe: ModuleType) -> None:
+    _, everything = recipe.Text(**SMALL, num_evaluation_sequences=10**9).build_datasets()
+    train, few = recipe.Text(**SMALL, num_evaluation_sequences=10).build_datasets()
+    assert len(train) > len(everything) > 100
+    starts = [index * len(everything) // 10 for index in range(10)]
+    assert torch.equal(few[:]["bytes"], torch.stack([everything[start]["bytes"] for start in starts]))
+
+
+def test_logits_depend_on_the_past_only(recipe: ModuleType) -> None:
+    torch.manual_seed(0)
+    model = recipe.Text(**SMALL).build_model()
+    inputs = torch.randint(256, (2, 32))
+    changed = inputs.clone()
+    changed[:, 20] = (changed[:, 20] + 1) % 256
+    before, after = model(inputs), model(changed)
+    assert torch.equal(before[:, :20], after[:, :20])
+    assert not torch.allclose(before[:, 20:], after[:, 20:])
+    assert torch.equal(before, model(inputs))
+
+
+def test_the_model_learns(recipe: ModuleType, tmp_path: Path) -> None:
+    text = recipe.Text(**SMALL)
+    train, _ = text.build_datasets()
+    torch.manual_seed(0)
+    model = text.build_model()
+    batch = train[:32]
+    untrained = text.evaluate(model, batch)
+    assert float(untrained["bits_per_byte"]) == pytest.approx(8.0, abs=0.1)
+    assert float(untrained["loss"]) == pytest.approx(8.0 * 0.6931, abs=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(30):
+        loss, _ = text.loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(text.evaluate(model, batch)["bits_per_byte"]) < 5.0
+    save_file(model.state_dict(), tmp_path / "model.safetensors")  # refuses tied weights
+
+
+def test_values_out_of_range_are_refused(recipe: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"width value: 10. Must be a multiple of num_heads \(4\)"):
+        recipe.Text(width=10, num_heads=4)
+    with pytest.raises(ValueError, match="depth value: 0. Must be at least 1"):
+        recipe.Text(depth=0)
