@@ -85,7 +85,13 @@ def train_here(root: str) -> tuple[str, list[dict[str, Any]]]:
     sys.modules.pop("tiny", None)
     sys.path[:] = [path for path in sys.path if not path.endswith("/code")]
     collectives = Collectives()
-    context = RankContext(run_directory=directory, attempt=1, collectives=collectives, device=torch.device("cpu"))
+    context = RankContext(
+        run_directory=directory,
+        attempt=1,
+        collectives=collectives,
+        device=torch.device("cpu"),
+        nodes=("here",) * collectives.world_size,
+    )
     tracker = ListTracker()
     job = assemble(load_resolved(directory.resolved_spec), context, tracker)
     with closing(job.data):

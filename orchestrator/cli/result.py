@@ -43,7 +43,7 @@ def last_evaluation(run: RunDirectory) -> dict[str, Any]:
         with run.metrics_file.open("rb") as stream:
             # Searched as bytes: long jobs have many lines, few of which hold an evaluation.
             for line in stream:
-                newest = line if marker in line else newest
+                newest = line if marker in line and line.endswith(b"\n") else newest
     return evaluation_of(next(iter(parsed([newest.decode()])), {}))
 
 

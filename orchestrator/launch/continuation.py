@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ MAY_CHANGE = (
     "tracking.system_metrics_every_s",
 )
 """Dotted paths that a resumed job may change; everything under them too."""
+LAST_DRIVER_TIMEOUT_S = 120.0
+POLL_INTERVAL_S = 0.2
 
 
 def differing_paths(first: JobSpec, second: JobSpec) -> list[str]:
@@ -56,6 +59,23 @@ def refuse_to_continue(run_directory: RunDirectory) -> None:
     raise UsageError(
         f"job: whether {name} still runs is not known, and two drivers would spoil it: {vitals.explanation}."
     )
+
+
+def wait_for_last_driver(run_directory: RunDirectory) -> None:
+    """A driver that has written its last word still sends the last metrics; wait until its process has ended.
+
+    Raises:
+        UsageError: if it has not after ``LAST_DRIVER_TIMEOUT_S`` seconds.
+    """
+    deadline = time.monotonic() + LAST_DRIVER_TIMEOUT_S
+    while (state := run_directory.read_state())["phase"] in TERMINAL_PHASES:
+        vitals = vitals_of(run_directory, state)
+        if vitals.liveness is not Liveness.ALIVE:
+            return
+        if time.monotonic() > deadline:
+            name, phase = run_directory.name, state["phase"]
+            raise UsageError(f"job: {name} is {phase}, but {vitals.explanation}; try again when that has ended.")
+        time.sleep(POLL_INTERVAL_S)
 
 
 def refuse_unlike(before: JobSpec, now: JobSpec, package: Package, run_directory: RunDirectory) -> None:

@@ -133,6 +133,8 @@ class LocalBackend:
         role = "driver" if state.get("driver") else "submitter"
         record = state.get(role)
         alive = liveness(record, str(run_directory.root))
+        if role == "submitter" and state["phase"] in TERMINAL_PHASES:
+            alive = Liveness.GONE
         name = f"its {role} (pid {record['pid']} on {record['host']})" if record else "its submitter"
         clauses = {
             Liveness.ALIVE: "runs",

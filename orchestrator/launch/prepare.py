@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory, write_atomically
-from orchestrator.launch.continuation import overridden, refuse_to_continue, refuse_unlike
+from orchestrator.launch.continuation import overridden, refuse_to_continue, refuse_unlike, wait_for_last_driver
 from orchestrator.launch.control import exclusive, reconcile
 from orchestrator.launch.environment import own_environment, with_tracking_uri
 from orchestrator.launch.package import Package, copy_into
@@ -113,12 +113,23 @@ def _continue_as(loaded: LoadedSpec, run_directory: RunDirectory, checked: Check
 
 def _continue(run_directory: RunDirectory, spec: JobSpec) -> PreparedJob:
     reconcile(run_directory)
+    wait_for_last_driver(run_directory)
     with exclusive(run_directory):
         refuse_to_continue(run_directory)
+        backend = run_directory.read_state().get("backend")
+        if backend and "submission_id" in backend:
+            # The cluster stays on record; the submission is over.
+            backend = {**backend, "submission_id": None}
         write_atomically(run_directory.resolved_spec, dump_resolved(spec))
         run_directory.stop_file.unlink(missing_ok=True)
         run_directory.update_state(
-            phase="queued", reason=None, message="", finished_at=None, driver=None, submitter=this_process()
+            phase="queued",
+            reason=None,
+            message="",
+            finished_at=None,
+            backend=backend,
+            driver=None,
+            submitter=this_process(),
         )
     run_directory.event("queued", {"resumed": True})
     return PreparedJob(run_directory=run_directory, spec=spec, resumed=True)

@@ -17,6 +17,10 @@ STOP_GRACE_S = 120
 """Seconds between the first interrupt and Ray's SIGKILL, unless ``env.RAY_JOB_STOP_WAIT_TIME_S`` says otherwise."""
 
 
+_HAS_EVERYTHING = "import importlib.util, orchestrator; assert importlib.util.find_spec('ray')"
+"""Fails in a Python that sees this package's folder but not what it needs; looks for Ray without importing it."""
+
+
 def entrypoint(run_directory: RunDirectory) -> str:
     """The shell command of the Ray Job.
 
@@ -30,7 +34,7 @@ def entrypoint(run_directory: RunDirectory) -> str:
     lines = [
         f"if ! test -d {root}; then echo {not_shared} >&2; exit 5; fi",
         f"for python in python {shlex.quote(sys.executable)}; do",
-        '  if "$python" -P -c "import orchestrator" 2>/dev/null; then',
+        f'  if "$python" -P -c "{_HAS_EVERYTHING}" 2>/dev/null; then',
         f'    exec "$python" -P -m {DRIVER_MODULE} {root} > >(exec tee -ia {log}) 2>&1',
         "  fi",
         "done",

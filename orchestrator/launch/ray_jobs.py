@@ -21,14 +21,14 @@ from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.backends import Vitals
 from orchestrator.launch.lost import silence_s
 from orchestrator.launch.prepare import PreparedJob
-from orchestrator.launch.processes import Liveness
+from orchestrator.launch.processes import Liveness, liveness
 from orchestrator.launch.ray_entrypoint import entrypoint, runtime_environment
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 SILENCE_GRACE_S = 600.0
-"""A job on a cluster that does not answer is lost when nothing was written to its run directory for so long."""
+"""A job that the cluster cannot tell about is lost when nothing was written to its run directory for so long."""
 RECONNECT_INTERVAL_S = 1.0
 RECONNECT_LIMIT_S = 60.0
 TALKATIVE = (
@@ -37,7 +37,8 @@ TALKATIVE = (
     "ray._private.runtime_env.packaging",
 )
 """Ray's loggers that set their own level."""
-TERMINAL_STATUSES = {"SUCCEEDED": "failed", "FAILED": "failed", "STOPPED": "stopped"}
+LIVE_STATUSES = ("PENDING", "RUNNING")
+PHASES_OF_ENDS = {"SUCCEEDED": "failed", "FAILED": "failed", "STOPPED": "stopped"}
 """Ray's final status -> phase of a job whose driver wrote none: a driver that succeeds says so itself."""
 
 
@@ -95,7 +96,7 @@ class RayJobs:
         submission_id = f"{prepared.spec.name}-a{number}"
         try:
             variables = runtime_environment(prepared.spec, environ)
-            if self._is_known(submission_id):
+            if self.status(submission_id) != "UNKNOWN":
                 # Another storage has a job of this name on the same cluster.
                 submission_id += f"-{uuid.uuid4().hex[:6]}"
             # Recorded first: from its submission on, only the driver writes the state.
@@ -121,32 +122,31 @@ class RayJobs:
         Raises:
             OutOfReachError: if the cluster does not answer.
         """
-        with self._errors():
-            try:
-                return str(self._client.get_job_status(submission_id).value)
-            except RuntimeError as error:
-                if "status code 404" not in str(error):
-                    raise
-                return "UNKNOWN"
+        return self._status_and_reason(submission_id)[0]
 
     def vitals(self, run_directory: RunDirectory, state: Mapping[str, Any]) -> Vitals:
-        """Ask the cluster; where it does not answer, a job that has long been silent counts as gone."""
+        """Ask the cluster; where it knows nothing or does not answer, a job that has long been silent is gone."""
         submission_id = state["backend"]["submission_id"]
+        if submission_id is None:
+            alive = liveness(state.get("submitter"), str(run_directory.root))
+            return Vitals(liveness=alive, explanation="the command that was to submit it")
         try:
-            status = self.status(submission_id)
+            status, reason = self._status_and_reason(submission_id)
         except OutOfReachError as error:
-            silence = silence_s(run_directory)
-            if silence > SILENCE_GRACE_S:
-                explanation = f"{error} The job has written nothing for {silence / 60:.0f} minutes"
-                return Vitals(liveness=Liveness.GONE, explanation=explanation)
-            return Vitals(liveness=Liveness.UNKNOWN, explanation=str(error))
-        if status in ("PENDING", "RUNNING"):
+            return _judge_by_silence(run_directory, str(error))
+        if status in LIVE_STATUSES:
             return Vitals(liveness=Liveness.ALIVE, explanation=f"Ray job {submission_id} is {status}")
         if status == "UNKNOWN":
-            explanation = f"the cluster at {self.address} does not know Ray job {submission_id} (any more)"
-        else:
-            explanation = f"Ray job {submission_id} ended as {status} without a last word of the driver"
-        return Vitals(liveness=Liveness.GONE, explanation=explanation, ended_as=TERMINAL_STATUSES.get(status, "failed"))
+            explanation = f"the cluster at {self.address} does not know Ray job {submission_id}"
+            # It may be on its way there: its files are uploaded first.
+            if not state.get("driver"):
+                return _judge_by_silence(run_directory, explanation)
+            return Vitals(liveness=Liveness.GONE, explanation=f"{explanation} any more")
+        return Vitals(
+            liveness=Liveness.GONE,
+            explanation=f"Ray job {submission_id} ended as {status} without a last word of the driver{reason}",
+            ended_as=PHASES_OF_ENDS[status],
+        )
 
     def stop(self, run_directory: RunDirectory, state: Mapping[str, Any]) -> None:
         """Let Ray interrupt the driver; a driver that has not started yet finds the stop file.
@@ -155,8 +155,9 @@ class RayJobs:
             OutOfReachError: if the cluster does not answer; the stop file is there all the same.
         """
         run_directory.stop_file.touch()
-        with self._errors():
-            self._client.stop_job(state["backend"]["submission_id"])
+        if state["backend"]["submission_id"] is not None:
+            with self._errors():
+                self._client.stop_job(state["backend"]["submission_id"])
 
     def logs(self, run_directory: RunDirectory, state: Mapping[str, Any], *, follow: bool) -> Iterator[str]:
         """The driver's output as the cluster has it, with what Ray printed while it set up the environment.
@@ -165,6 +166,8 @@ class RayJobs:
             OutOfReachError: if the cluster does not answer, while following for ``RECONNECT_LIMIT_S`` seconds.
         """
         submission_id = state["backend"]["submission_id"]
+        if submission_id is None:
+            return
         if follow:
             yield from self._follow(submission_id)
         else:
@@ -179,7 +182,7 @@ class RayJobs:
             length = 0
             try:
                 # Asked before reading: a job that had ended by then has no more to say than what is read now.
-                is_over = self.status(submission_id) not in ("PENDING", "RUNNING")
+                is_over = self.status(submission_id) not in LIVE_STATUSES
                 for text in _drive(self._client.tail_job_logs(submission_id)):
                     new = text[max(0, told_length - length) :]
                     length += len(text)
@@ -195,8 +198,17 @@ class RayJobs:
                     raise OutOfReachError(f"{self.address}: the log of {submission_id} broke off: {error}") from None
             time.sleep(RECONNECT_INTERVAL_S)
 
-    def _is_known(self, submission_id: str) -> bool:
-        return self.status(submission_id) != "UNKNOWN"
+    def _status_and_reason(self, submission_id: str) -> tuple[str, str]:
+        """The status, and the last line of what Ray says about a failure."""
+        with self._errors():
+            try:
+                details = self._client.get_job_info(submission_id)
+            except RuntimeError as error:
+                if "status code 404" not in str(error):
+                    raise
+                return "UNKNOWN", ""
+        lines = (details.message or "").strip().splitlines() if details.status == "FAILED" else []
+        return str(details.status.value), f": {lines[-1]}" if lines else ""
 
     @cached_property
     def _client(self) -> Any:
@@ -220,6 +232,14 @@ class RayJobs:
             raise OutOfReachError(f"{self.address}: no Ray dashboard answers there: {_first_line(error)}") from None
         except (RuntimeError, ValueError) as error:
             raise OutOfReachError(f"{self.address}: {_first_line(error)}") from None
+
+
+def _judge_by_silence(run_directory: RunDirectory, explanation: str) -> Vitals:
+    silence = silence_s(run_directory)
+    if silence <= SILENCE_GRACE_S:
+        return Vitals(liveness=Liveness.UNKNOWN, explanation=explanation)
+    explanation = f"{explanation.rstrip('.')}, and the job has written nothing for {silence / 60:.0f} minutes"
+    return Vitals(liveness=Liveness.GONE, explanation=explanation)
 
 
 def _timed_client_class() -> type[Any]:

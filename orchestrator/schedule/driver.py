@@ -86,6 +86,7 @@ class JobDriver:
                 "stopped", "aborted", "aborted by a second interrupt; no checkpoint was written", STOPPED
             )
         except OrchestratorError as error:
+            traceback.print_exc()  # for the log; people get the sentence
             reason = "timed_out" if error.exit_code == TIMED_OUT else "could_not_start"
             exit_code = self._end("failed", reason, str(error), error.exit_code)
         except Exception as error:
@@ -205,7 +206,10 @@ def main(arguments: list[str] | None = None) -> int:
     options: Any = parser.parse_args(arguments)
     if options.watch_parent:
         threading.Thread(target=_die_with_parent, daemon=True).start()
-    return JobDriver(RunDirectory(options.run_directory), embedded=options.embedded).run()
+    # Ray may clean up the folder that it unpacked this job into (two nodes on one host do); the run directory stays.
+    directory = RunDirectory(options.run_directory.absolute())
+    os.chdir(directory.code)
+    return JobDriver(directory, embedded=options.embedded).run()
 
 
 if __name__ == "__main__":

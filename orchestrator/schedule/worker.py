@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import socket
 from typing import Any
+
+import ray
 
 
 def run_rank(config: dict[str, Any]) -> Any:
     """Start ``train.rank`` by name, so that the driver never imports the training side.
 
     Args:
-        config: keyword arguments of ``orchestrator.train.rank.main``.
+        config: keyword arguments of ``orchestrator.train.rank.main``, without the node.
     """
-    return importlib.import_module("orchestrator.train.rank").main(**config)
+    # Two Ray nodes may share a host, and two hosts a name: both together tell nodes apart.
+    node = f"{socket.gethostname()}-{ray.get_runtime_context().get_node_id()[:6]}"
+    return importlib.import_module("orchestrator.train.rank").main(**config, node=node)

@@ -137,7 +137,7 @@ def _module_file(module: str, folder: Path) -> Path | None:
         if found is None:
             missing = ".".join(names[: depth + 1])
             raise _TargetError(f"no module {missing} in the spec's folder or on Python's path")
-        # Of a namespace package only a list is usable: the object itself looks for an imported parent.
+        # Without a list, which a module that is no package has not, the next name would be looked for everywhere.
         locations = list(found.submodule_search_locations or [])
         origin = found.origin
     return Path(origin) if origin and origin.endswith(".py") and os.path.isfile(origin) else None

@@ -56,7 +56,7 @@ def _is_echo(path: str, reported: frozenset[str], mended: set[str]) -> bool:
 
 
 def _mend(data: dict[str, Any], finding: Finding, broken: set[str]) -> None:
-    """Rename a misspelt key or method to the nearest one; leave everything else out."""
+    """Replace a misspelt choice by the nearest one; leave everything else out."""
     # A list is left out as a whole: without one item it would mean something else.
     length = next((index for index, part in enumerate(finding.path) if isinstance(part, int)), len(finding.path))
     path = finding.path[:length]
@@ -65,15 +65,14 @@ def _mend(data: dict[str, Any], finding: Finding, broken: set[str]) -> None:
     *parents, key = path or ("",)
     section = _get(data, tuple(parents))
     if isinstance(section, dict) and key in section:
-        value, meant = section.pop(key), finding.suggestion
+        del section[key]
         if finding.kind != "extra_forbidden":
             broken.add(dotted(path))
-            if finding.kind == "not_a_choice" and meant:
-                section[key] = meant
-        # Of an unknown key nothing else depends, unless it stands for one that is missing.
-        elif meant and "." not in meant and meant not in section:
-            section[meant] = value
-            broken.update((dotted(path), dotted((*parents, meant))))
+            if finding.kind == "not_a_choice" and finding.suggestion:
+                section[key] = finding.suggestion
+        # An unknown key leaves its section as the user wrote it, unless it stands for a key that is missing.
+        elif finding.suggestion and finding.suggestion not in section:
+            broken.add(dotted((*parents, finding.suggestion)))
     for name, placeholder in _PLACEHOLDERS.items():
         if name not in data:
             data[name] = copy.deepcopy(placeholder)

@@ -17,6 +17,9 @@ from orchestrator.tracking.uri import check_reachable, redact, sqlite_path
 RUN_STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 """Phase of a job that has ended -> status of its MLflow run."""
 
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's pages open on model training instead of generative applications."""
+
 MAX_PER_REQUEST = 100
 """Params or tags that MLflow takes in one request."""
 MAX_PARAM_CHARACTERS = 6000
@@ -172,7 +175,7 @@ def _find_or_create_experiment(client: Any, name: str, location: str | None) -> 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
         except MlflowException:
             found = client.get_experiment_by_name(name)
             if found is None:  # not another job's doing

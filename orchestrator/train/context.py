@@ -19,6 +19,8 @@ class RankContext:
     """Life of the job, from 1."""
     collectives: Collectives
     device: torch.device
+    nodes: tuple[str, ...]
+    """The node of each rank."""
 
     def is_current(self) -> bool:
         """Whether this attempt still owns the job; a process that outlived its attempt must not write."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import traceback
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -29,11 +28,18 @@ from orchestrator.train.context import RankContext
 from orchestrator.train.loop import Job, train
 
 
-def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str) -> dict[str, Any]:
+def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str, node: str) -> dict[str, Any]:
     """Train as this process's rank until the job is finished or stopped.
 
     The process group, and RANK, WORLD_SIZE and LOCAL_RANK in the environment, are set up by the caller, as torchrun
     and Ray Train do. A failure is left in ``logs/<attempt>/failure_rank_<k>.json`` before it is raised.
+
+    Args:
+        run_directory: of the job, prepared by ``launch``.
+        attempt: life of the job, from 1.
+        tracking_uri: address of MLflow; it need not answer.
+        mlflow_run_id: the job's MLflow run.
+        node: name of the node that this rank runs on, different on each.
 
     Returns:
         ``outcome`` (finished or stopped) and ``step``.
@@ -44,19 +50,22 @@ def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str
     _redirect_output(log)
     try:
         spec = load_resolved(directory.resolved_spec)
-        return _train(spec, directory, attempt, tracking_uri, mlflow_run_id)
+        return _train(spec, directory, attempt, tracking_uri, mlflow_run_id, node)
     except Exception as error:
         _leave_failure(log.with_name(f"failure_rank_{rank}.json"), error)
         raise
 
 
-def _train(spec: JobSpec, directory: RunDirectory, attempt: int, uri: str, run_id: str) -> dict[str, Any]:
+def _train(spec: JobSpec, directory: RunDirectory, attempt: int, uri: str, run_id: str, node: str) -> dict[str, Any]:
     torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
     collectives = Collectives()
-    context = RankContext(run_directory=directory, attempt=attempt, collectives=collectives, device=_device(spec))
+    nodes = tuple(collectives.all_gather_object(node))
+    context = RankContext(
+        run_directory=directory, attempt=attempt, collectives=collectives, device=_device(spec), nodes=nodes
+    )
     tracker = _open_tracker(directory, uri, run_id) if collectives.rank == 0 else NullTracker()
     try:
-        with _watch_node(spec, uri, run_id):
+        with _watch_node(spec, context, uri, run_id):
             job = assemble(spec, context, tracker)
             _announce(job, context, tracker)
             with closing(job.data):
@@ -75,21 +84,20 @@ def _open_tracker(directory: RunDirectory, uri: str, run_id: str) -> Tracker:
     return RunTracker(directory, uri, run_id)
 
 
-def _watch_node(spec: JobSpec, uri: str, run_id: str) -> AbstractContextManager[Any]:
+def _watch_node(spec: JobSpec, context: RankContext, uri: str, run_id: str) -> AbstractContextManager[Any]:
     """System metrics of this node, from the first of its ranks."""
     every_s = spec.tracking.system_metrics_every_s
-    if every_s is None or os.environ.get("LOCAL_RANK", "0") != "0":
+    node = context.nodes[context.collectives.rank]
+    if every_s is None or context.nodes.index(node) != context.collectives.rank:
         return nullcontext()
-    return SystemMetrics(uri, run_id, f"{socket.gethostname()}-{os.environ.get('NODE_RANK', '0')}", every_s)
+    return SystemMetrics(uri, run_id, node, every_s)
 
 
 def _announce(job: Job, context: RankContext, tracker: Tracker) -> None:
     """Say where the training starts, and on which nodes."""
-    node = f"{socket.gethostname()}/{os.environ.get('NODE_RANK', '0')}"
-    nodes = context.collectives.all_gather_object(node)
     if context.collectives.rank == 0:
         name = "resumed" if job.step else "started"
-        fields = {"step": job.step, "samples": job.samples, "workers": len(nodes), "nodes": nodes}
+        fields = {"step": job.step, "samples": job.samples, "workers": len(context.nodes), "nodes": context.nodes}
         tracker.event(name, {**fields, "total_samples": job.total_samples, "total_steps": job.total_steps})
         print(f"{name} from step {job.step}", flush=True)
 

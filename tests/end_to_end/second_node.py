@@ -18,10 +18,9 @@ class SecondNode:
 
     Args:
         head: the cluster to join.
-        python_path: folder that its workers import from.
     """
 
-    def __init__(self, head: RayHead, python_path: Path) -> None:
+    def __init__(self, head: RayHead) -> None:
         names = "dashboard-agent-listen-port dashboard-agent-grpc-port metrics-export-port"
         names += " runtime-env-agent-port node-manager-port object-manager-port"
         ports = dict(zip(names.split(), free_ports(len(names.split())), strict=True))
@@ -32,7 +31,7 @@ class SecondNode:
         with (self.folder / "start.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *(f"--{name}={port}" for name, port in ports.items())],
-                env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(python_path)},
+                env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -23,11 +23,11 @@ checkpoint: {every: 1000}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayHead]:
-    head = RayHead(ROOT)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    head = RayHead(tmp_path_factory.mktemp("nothing"))
     try:
         head.wait_until_up()
-        node = SecondNode(head, ROOT)
+        node = SecondNode(head)
         try:
             wait_until(node.has_raylet, "the second raylet")
             yield head

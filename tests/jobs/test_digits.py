@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from orchestrator.spec.load import load_spec
+
 FOLDER = Path(__file__).parents[2] / "jobs" / "digits"
 
 
@@ -167,17 +169,21 @@ def test_the_net_learns_and_reports_means(recipe: ModuleType, cache: Path) -> No
         optimizer.step()
     assert float(metrics["accuracy"]) > 0.9
     model.eval()
-    whole, halves = (
-        digits.evaluate(model, held_out[:360]),
-        [digits.evaluate(model, held_out[i : i + 180]) for i in (0, 180)],
-    )
+    with torch.no_grad():
+        whole = digits.evaluate(model, held_out[:360])
+        halves = [digits.evaluate(model, held_out[start : start + 180]) for start in (0, 180)]
     for name in ("loss", "accuracy"):
         torch.testing.assert_close(whole[name], (halves[0][name] + halves[1][name]) / 2)
     assert float(whole["accuracy"]) > 0.8
 
 
+def test_the_spec_trains_this_recipe_on_1024_samples_per_step() -> None:
+    spec = load_spec(FOLDER / "demo.yaml").spec
+    assert (spec.name, spec.optimizer.name, spec.batch.global_size) == ("digits-lamb", "lamb", 1024)
+
+
 def test_values_out_of_range_are_refused(recipe: ModuleType, cache: Path) -> None:
-    with pytest.raises(ValueError, match="hidden value: 0. Must be at least 1"):
+    with pytest.raises(ValueError, match=r"hidden value: 0\. Must be at least 1"):
         recipe.Digits(hidden=0)
-    with pytest.raises(ValueError, match="num_train_images value: 1436. Must be at least 1437"):
+    with pytest.raises(ValueError, match=r"num_train_images value: 1436\. Must be at least 1437"):
         recipe.Digits(num_train_images=1436).build_datasets()

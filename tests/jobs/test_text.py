@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from orchestrator.spec.load import load_spec
+
 FOLDER = Path(__file__).parents[2] / "jobs" / "text"
 SMALL = {"width": 16, "depth": 2, "num_heads": 2, "sequence_length": 32, "max_bytes": 300_000}
 
@@ -83,13 +85,27 @@ def test_logits_depend_on_the_past_only(recipe: ModuleType) -> None:
     assert torch.equal(before, model(inputs))
 
 
+class Successor(torch.nn.Module):
+    """Predicts that every byte is followed by the next larger one."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return 100.0 * torch.nn.functional.one_hot(inputs + 1, 256).float()
+
+
+def test_the_loss_asks_for_the_next_byte(recipe: ModuleType) -> None:
+    loss, metrics = recipe.Text(**SMALL).loss(Successor(), {"bytes": torch.arange(66).view(2, 33)})
+    assert float(loss) == 0.0
+    assert float(metrics["bits_per_byte"]) == 0.0
+
+
 def test_the_model_learns(recipe: ModuleType, tmp_path: Path) -> None:
     text = recipe.Text(**SMALL)
     train, _ = text.build_datasets()
     torch.manual_seed(0)
     model = text.build_model()
     batch = train[:32]
-    untrained = text.evaluate(model, batch)
+    with torch.no_grad():
+        untrained = text.evaluate(model, batch)
     assert float(untrained["bits_per_byte"]) == pytest.approx(8.0, abs=0.1)
     assert float(untrained["loss"]) == pytest.approx(8.0 * 0.6931, abs=0.1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -98,12 +114,18 @@ def test_the_model_learns(recipe: ModuleType, tmp_path: Path) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(text.evaluate(model, batch)["bits_per_byte"]) < 5.0
+    with torch.no_grad():
+        assert float(text.evaluate(model, batch)["bits_per_byte"]) < 5.0
     save_file(model.state_dict(), tmp_path / "model.safetensors")  # refuses tied weights
 
 
+def test_the_spec_trains_this_recipe() -> None:
+    spec = load_spec(FOLDER / "job.yaml").spec
+    assert (spec.name, spec.recipe.target) == ("text-lamb", "recipe.py:Text")
+
+
 def test_values_out_of_range_are_refused(recipe: ModuleType) -> None:
-    with pytest.raises(ValueError, match=r"width value: 10. Must be a multiple of num_heads \(4\)"):
+    with pytest.raises(ValueError, match=r"width value: 10\. Must be a multiple of num_heads \(4\)"):
         recipe.Text(width=10, num_heads=4)
-    with pytest.raises(ValueError, match="depth value: 0. Must be at least 1"):
+    with pytest.raises(ValueError, match=r"depth value: 0\. Must be at least 1"):
         recipe.Text(depth=0)

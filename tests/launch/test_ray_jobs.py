@@ -20,7 +20,7 @@ from launch.ray_head import TOKEN, RayHead
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.local import driver_log
-from orchestrator.launch.prepare import prepare
+from orchestrator.launch.prepare import prepare, prepare_resume
 from orchestrator.launch.processes import this_process
 from orchestrator.launch.ray_entrypoint import entrypoint, runtime_environment
 from orchestrator.launch.ray_jobs import resolve_address
@@ -189,6 +189,19 @@ def test_a_silent_job_on_a_lost_cluster_is_gone_after_a_while(client, prepared):
     assert "has written nothing for 60 minutes" in state["message"]
 
 
+def test_a_resumed_job_that_is_not_submitted_yet_lives_with_its_submitter(client, prepared):
+    job = prepared.run_directory
+    job.update_state(
+        phase="stopped", backend={"kind": "ray_jobs", "address": NOWHERE, "submission_id": "tiny-a1"}, submissions=1
+    )
+    again = prepare_resume(job)
+    assert job.read_state()["backend"] == {"kind": "ray_jobs", "address": NOWHERE, "submission_id": None}
+    assert client.submit(client_side.vitals, again.run_directory.root).result()[0] == "alive"
+    assert client.submit(client_side.stop, job.root, 0).result()["phase"] == "queued"
+    assert job.stop_file.exists()
+    assert client.submit(client_side.logs, job.root, None, follow=False).result() == ""
+
+
 # ---- with one
 
 
@@ -233,7 +246,19 @@ def test_a_driver_that_dies_on_a_cluster_is_noticed(job_on_cluster, client, wait
     wait_for(lambda: client.submit(client_side.reconcile, job.root).result()["phase"] == "failed")
     state = job.read_state()
     assert state["reason"] == "driver_lost"
-    assert f"Ray job {submission_id} ended as FAILED" in state["message"]
+    assert f"Ray job {submission_id} ended as FAILED without a last word of the driver: and an err" in state["message"]
+
+
+@pytest.mark.ray
+def test_a_job_on_its_way_to_the_cluster_is_not_lost(head, client, prepared):
+    job = prepared.run_directory
+    head.wait_until_up()
+    record = {"kind": "ray_jobs", "address": head.address, "submission_id": "on-its-way"}
+    job.update_state(backend=record)
+    assert client.submit(client_side.reconcile, job.root).result()["phase"] == "queued"
+    job.update_state(driver=this_process())
+    state = client.submit(client_side.reconcile, job.root).result()
+    assert f"the cluster at {head.address} does not know Ray job on-its-way any more" in state["message"]
 
 
 @pytest.mark.ray

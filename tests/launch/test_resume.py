@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 from launch.conftest import RECIPE
 
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import read_json_lines
+from orchestrator.launch import continuation
 from orchestrator.launch.continuation import MAY_CHANGE, differing_paths
 from orchestrator.launch.prepare import prepare, prepare_resume
 from orchestrator.launch.processes import this_process
@@ -20,7 +23,7 @@ from orchestrator.spec.problems import SpecError
 @pytest.fixture
 def stopped(prepared):
     job = prepared.run_directory
-    job.update_state(phase="stopped", step=7, attempts=1, mlflow_run_id="abc", driver=this_process(), reason="asked")
+    job.update_state(phase="stopped", step=7, attempts=1, mlflow_run_id="abc", driver=dead_process(), reason="asked")
     return job
 
 
@@ -96,6 +99,20 @@ def test_a_job_on_another_host_is_not_resumed(stopped):
     stopped.update_state(phase="running", driver={**this_process(), "host": "elsewhere"})
     with pytest.raises(UsageError, match=r"not known.* on elsewhere.* cannot be seen from this host"):
         prepare_resume(stopped)
+
+
+def test_a_driver_that_still_sends_its_last_metrics_is_waited_for(stopped, monkeypatch):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        record = {**this_process(), "pid": child.pid, "started": psutil.Process(child.pid).create_time()}
+        stopped.update_state(driver=record)
+        with monkeypatch.context() as patch:
+            patch.setattr(continuation, "LAST_DRIVER_TIMEOUT_S", 0.0)
+            with pytest.raises(UsageError, match=rf"tiny is stopped, but its driver .*{child.pid}.* runs; try again"):
+                prepare_resume(stopped)
+        timer = threading.Timer(0.3, child.communicate, [b"\n"])
+        timer.start()
+        assert prepare_resume(stopped).resumed
+        timer.join()
 
 
 def test_a_lost_job_is_closed_and_resumed(stopped):

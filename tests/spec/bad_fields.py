@@ -57,6 +57,8 @@ KEYS = [
         "job.yaml:3: optimizer.lrr = 0.1: unknown key. "
         "Legal: name, lr, decay_one_dimensional, betas, eps, weight_decay, amsgrad. Did you mean 'lr'?",
     ),
+    BadSpec("line break in a key", good('"a\\nb": 1'), "a\nb", r"a\nb = 1: unknown key"),
+    BadSpec("terminal code in a value", good('"storages": "\\x9b31m"'), "storages", r'storages = "\x9b31m"'),
     BadSpec("key in the wrong place", good("lr: 0.1"), "lr", "Did you mean 'optimizer.lr'?"),
     BadSpec(
         "argument of another method", good("optimizer: {name: lamb, momentum: 0.9}"), "optimizer.momentum", "unknown"

@@ -40,6 +40,13 @@ OVERRIDES = [
     BadSpec("override of base", GOOD, "base", "cannot be set", ("base=x.yaml",)),
     BadSpec("override of the wrong type", GOOD, "train.steps", "--set: train.steps", ("train.steps=many",)),
     BadSpec("override of a second length", GOOD, "train", "null takes back", ("train.epochs=1",)),
+    BadSpec(
+        "override with a shorter list",
+        good("optimizer: {betas: [0.9, 0.9]}"),
+        "optimizer.betas.1",
+        "--set: optimizer.betas.1: missing",
+        ("optimizer.betas=[0.9]",),
+    ),
 ]
 
 BASES = [
@@ -67,5 +74,12 @@ BASES = [
         "env.A",
         "a.yaml:1: env.A: duplicate",
         files={"a.yaml": "env: {A: x, A: y}\n"},
+    ),
+    BadSpec(
+        "shorter list than in the base",
+        good("base: a.yaml\noptimizer: {betas: [0.9]}"),
+        "optimizer.betas.1",
+        "job.yaml:4: optimizer.betas.1: missing",
+        files={"a.yaml": "optimizer: {betas: [0.9, 0.9]}\n"},
     ),
 ]

@@ -38,6 +38,7 @@ RECIPES = [
     ),
     BadSpec("missing module", aims_at("no_such_module:Tiny"), "recipe.target", "no module no_such"),
     BadSpec("missing submodule", aims_at("email.no_such:Tiny"), "recipe.target", "no module email.no"),
+    BadSpec("submodule of a module", aims_at("recipe.json:Tiny"), "recipe.target", "no module recipe.json"),
     BadSpec("target is no module", aims_at("my-module:Tiny"), "recipe.target", "neither a .py file"),
     BadSpec(
         "missing class of a module",

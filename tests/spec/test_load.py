@@ -203,6 +203,18 @@ def test_plain_values(folder: Path, written: str, value: object) -> None:
     assert type(found["hidden"]) is type(value)
 
 
+def test_a_byte_order_mark_and_reused_anchors_are_legal(folder: Path) -> None:
+    loaded = load(folder, f"\ufeff{GOOD}env: {{A: &a x, B: &a y, C: *a}}\n")
+    assert loaded.spec.env == {"A": "x", "B": "y", "C": "y"}
+    assert loaded.submitted_text.startswith("recipe")
+
+
+def test_a_method_by_its_name_alone(folder: Path) -> None:
+    spec = load(folder, good("optimizer: lamb\nengine: ddp")).spec
+    values = {"name": "my-jobs-2", "recipe": {"target": "recipe.py:Tiny"}, "train": {"steps": 8}}
+    assert spec == JobSpec.model_validate({**values, "optimizer": "lamb", "engine": "ddp"})
+
+
 def test_an_alias_is_a_copy(folder: Path) -> None:
     text = "recipe: {target: recipe.py:Tiny, args: {hidden: &x [1, 2], depth: *x}}\ntrain: {steps: 1}\n"
     assert load(folder, text).spec.recipe.args == {"hidden": [1, 2], "depth": [1, 2]}
