@@ -86,6 +86,7 @@ class _Companion:
         elif wanted > self._num_passed and is_listening:
             self._driver.interrupt()
             self._num_passed += 1
-        if self._follower.is_finished and not self._told_closing:
+        has_run = self._follower.state.get("mlflow_run_id") is not None
+        if has_run and self._follower.is_finished and not self._told_closing:
             self._report.show(Notice("closing the MLflow run"))
             self._told_closing = True

@@ -115,7 +115,8 @@ class LogReader:
 def _nothing_found(run: RunDirectory, rank: int | None, attempt: int | None) -> str:
     attempts = attempts_with_logs(run)
     if not attempts:
-        return f"{run.name} has no logs yet; it is {run.read_state().get('phase', 'not started')}."
+        hint = f"`orchestrator logs --driver {run.name}` shows the driver's"
+        return f"no rank of {run.name} has a log; it is {run.read_state()['phase']}. {hint}."
     if attempt is not None and attempt not in attempts:
         return f"{run.name} has no attempt {attempt}; there are {', '.join(map(str, attempts))}."
     ranks = rank_logs(run, attempt or attempts[-1])

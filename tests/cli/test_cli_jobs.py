@@ -159,7 +159,7 @@ def test_logs_that_are_not_there_are_said_to_be(options, message: str, cli, run:
 
 
 def test_logs_of_a_job_that_waits(cli, run: RunDirectory, storage: Path) -> None:
-    assert "tiny has no logs yet; it is queued." in cli("logs", "tiny", "--storage", storage).err
+    assert "no rank of tiny has a log; it is queued." in cli("logs", "tiny", "--storage", storage).err
 
 
 def test_the_log_of_the_driver_has_no_ranks(cli, run: RunDirectory, storage: Path) -> None:

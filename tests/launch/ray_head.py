@@ -28,7 +28,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def end_process_tree(process: subprocess.Popen[bytes]) -> None:
-    """End a process and every process that it started, by their ids."""
+    """End a process and every process that it started, by their ids; one that has ended is left alone."""
+    if process.poll() is not None:
+        return
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
     try:

@@ -19,6 +19,12 @@ TYPES = [
     BadSpec("one beta", good("optimizer: {betas: [0.9]}"), "optimizer.betas.1", "missing"),
     BadSpec("three betas", good("optimizer: {betas: [0.9, 0.9, 0.9]}"), "optimizer.betas", "too many entries"),
     BadSpec("bad file name", hugging_face("data_files: {train: [3]}"), "data.source.data_files.train.0", "in quotes"),
+    BadSpec(
+        "line of a list item",
+        good("optimizer:\n  betas:\n  - 0.9\n  - 1.9"),
+        "optimizer.betas.1",
+        "job.yaml:6: optimizer",
+    ),
     BadSpec("bad files", hugging_face("data_files: {train: 3}"), "data.source.data_files.train", "or a list"),
 ]
 
@@ -57,6 +63,14 @@ KEYS = [
         "job.yaml:3: optimizer.lrr = 0.1: unknown key. "
         "Legal: name, lr, decay_one_dimensional, betas, eps, weight_decay, amsgrad. Did you mean 'lr'?",
     ),
+    BadSpec("misspelt length", "recipe: {target: recipe.py:Tiny}\ntrain: {stpes: 8}\n", "train.stpes", "mean 'steps'?"),
+    BadSpec(
+        "misspelt momentum",
+        good("optimizer: {name: sgd, nesterov: true, momentun: 0.9}"),
+        "optimizer.momentun",
+        "Did you mean 'momentum'?",
+    ),
+    BadSpec("method by name that needs arguments", good("data: {source: hugging_face}"), "data.source.path", "missing"),
     BadSpec("line break in a key", good('"a\\nb": 1'), "a\nb", r"a\nb = 1: unknown key"),
     BadSpec("terminal code in a value", good('"storages": "\\x9b31m"'), "storages", r'storages = "\x9b31m"'),
     BadSpec("key in the wrong place", good("lr: 0.1"), "lr", "Did you mean 'optimizer.lr'?"),

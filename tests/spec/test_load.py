@@ -159,6 +159,12 @@ def test_overrides(folder: Path, override: str, path: str, value: object) -> Non
     assert found == value
 
 
+def test_later_overrides_build_on_earlier_ones(folder: Path) -> None:
+    spec = load(folder, GOOD, "optimizer=sgd", "optimizer.momentum=0.5", "optimizer.momentum=0.9").spec
+    assert spec.optimizer.name == "sgd"
+    assert spec.optimizer.momentum == 0.9
+
+
 def test_arguments_without_a_name_are_those_of_the_default_method(folder: Path) -> None:
     spec = load(folder, GOOD, "optimizer.amsgrad=true", "schedule.warmup.steps=3").spec
     assert (spec.optimizer.name, spec.optimizer.amsgrad, spec.schedule.name) == ("adamw", True, "constant")

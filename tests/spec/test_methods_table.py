@@ -34,6 +34,8 @@ def test_one_method_in_full() -> None:
         "1e-06",
         "Added outside the root of the second moment.",
     )
+    warmup = next(argument for argument in methods("cosine")[0].arguments if argument.name == "warmup")
+    assert (warmup.type, warmup.default) == ("null or a mapping of steps, epochs, samples, fraction", "null")
     assert "name" not in [argument.name for argument in lamb.arguments]
 
 
