@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from orchestrator.spec.check_data import data_file_problems, option_problems, split_problems
+from orchestrator.spec.check_data import data_file_problems, option_problems, split_problems, stream_problems
 from orchestrator.spec.check_recipe import argument_problems, target_problems
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.optimizers import Sgd
@@ -104,5 +104,6 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
         ("data.source.name", "data.source.data_files", "data.source.train_split", "data.source.eval_split"),
     ),
     (option_problems, ("data.source.name", "data.source.options")),
+    (stream_problems, ("data.source", "data.loader_workers", "train.epochs", "schedule.warmup")),
 )
 """Every check with the fields it reads."""

@@ -71,6 +71,23 @@ def option_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
             yield Problem("", f"data.source.options.{option}", shown(source.options[option]), message)
 
 
+def stream_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """A stream is read in the worker itself and has no length."""
+    if not isinstance(spec.data.source, HuggingFaceSource) or not spec.data.source.streaming:
+        return
+    if spec.data.loader_workers:
+        message = "a stream is read in the worker itself, not in loader processes"
+        yield Problem("", "data.loader_workers", str(spec.data.loader_workers), message, "0, or streaming: false")
+    lengths = {
+        "train.epochs": spec.train.epochs,
+        "schedule.warmup.epochs": getattr(spec.schedule.warmup, "epochs", None),
+    }
+    for path, value in lengths.items():
+        if value is not None:
+            message = "a stream has no length, so epochs cannot be counted"
+            yield Problem("", path, shown(value), message, "steps or samples, or data.source.streaming: false")
+
+
 def _is_remote(pattern: str) -> bool:
     """Whether a file is not to be looked for here: URLs, chained archives, and absolute paths of a worker's node."""
     return "://" in pattern or "::" in pattern or pattern.startswith("/")

@@ -14,7 +14,7 @@ OVERRIDES = [
     BadSpec(
         "override of unknown key", GOOD, "optimizer.lrr", "--set: optimizer.lrr = 0.1: unknown", ("optimizer.lrr=0.1",)
     ),
-    BadSpec("override of unknown section", GOOD, "optimzer", "--set: optimzer = ", ("optimzer.lr=0.1",)),
+    BadSpec("override of unknown section", GOOD, "optimyzer", "--set: optimyzer = ", ("optimyzer.lr=0.1",)),
     BadSpec(
         "override inside a number",
         good("optimizer: {lr: 0.1}"),

@@ -91,8 +91,8 @@ RECIPES = [
     ),
     BadSpec(
         "misspelt argument",
-        aims_at("recipe.py:Tiny", "{hiden: 3}"),
-        "recipe.args.hiden",
+        aims_at("recipe.py:Tiny", "{hiddenn: 3}"),
+        "recipe.args.hiddenn",
         "Legal: hidden, depth. Did you mean 'hidden'?",
     ),
     BadSpec(
@@ -162,5 +162,21 @@ COMBINATIONS = [
         hugging_face("data_files: {train: recipe.py}, options: {split: train}"),
         "data.source.options.split",
         "train_split",
+    ),
+    BadSpec(
+        "stream with loader processes",
+        good(
+            "data: {loader_workers: 2, source: {name: hugging_face, path: json, streaming: true, "
+            "data_files: {train: recipe.py}}}"
+        ),
+        "data.loader_workers",
+        "in the worker itself",
+    ),
+    BadSpec(
+        "warmup in epochs of a stream",
+        hugging_face("streaming: true, data_files: {train: recipe.py}")
+        + "schedule: {name: cosine, warmup: {epochs: 1}}\n",
+        "schedule.warmup.epochs",
+        "no length",
     ),
 ]

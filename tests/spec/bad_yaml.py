@@ -6,7 +6,7 @@ FILES = [
     BadSpec("empty file", "", "", "is empty"),
     BadSpec("comments only", "# nothing\n", "", "is empty"),
     BadSpec("10 MB file", b"# " + b"x" * 10_000_000, "", "too large"),
-    BadSpec("not utf-8", GOOD.encode() + b"name: caf\xe9\n", "", "job.yaml:3: is not UTF-8: byte 0xe9"),
+    BadSpec("not utf-8", GOOD.encode() + b"name: \xe9\n", "", "job.yaml:3: is not UTF-8: byte 0xe9"),
     BadSpec("utf-16", GOOD.encode("utf-16"), "", "is not UTF-8"),
     BadSpec("control character", good("storage: a\x01b"), "", "job.yaml:3: has a character that YAML does not allow"),
     BadSpec("yaml syntax", good("batch: {global_size: 8"), "", "is not valid YAML"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,8 @@ class AdamW(OptimizerBase):
 
 class Lamb(OptimizerBase):
     """LAMB as in the paper (arXiv 1904.00962v5, Algorithm 2); tensors without weight decay are not adapted."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"whole_tensors"})
 
     name: Literal["lamb"]
     betas: Betas = (0.9, 0.999)
