@@ -5,7 +5,7 @@ Two questions, answered side by side in one run, the contestants taking turns:
 - steady step time of our job against the same training written by hand with torch DDP under torchrun;
 - time from the command to the end of the second step against a bare Ray Train TorchTrainer, without and with MLflow.
 
-    python benchmarks/overhead.py --repeats 5 --steps 60
+    python benchmarks/overhead.py --repeats 5 --steps 250
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-SKIPPED_STEPS = 10
+SKIPPED_STEPS = 100
 """Steps at the start that do not count as steady."""
 
 
@@ -46,6 +46,7 @@ def run_ray_train_with_mlflow(folder: Path, steps: int) -> dict[str, Any]:
 def run_ours(folder: Path, steps: int) -> dict[str, Any]:
     """`orchestrator run` on the demo's spec; its first line of metrics is written when the second step ends."""
     overrides = [f"train.steps={steps}", "train.eval_every=null", "checkpoint.every=null", "batch.micro_size=null"]
+    overrides += ["schedule.warmup.steps=5"]
     command = [str(BIN / "orchestrator"), "run", str(ROOT / "jobs/digits/demo.yaml"), "--storage", str(folder)]
     command += [item for override in overrides for item in ("--set", override)]
     started = _run(command)
@@ -90,7 +91,7 @@ def measure(repeats: int, steps: int) -> dict[str, list[dict[str, Any]]]:
     for repeat in range(-1, repeats):
         for name, run in CONTESTANTS.items():
             with tempfile.TemporaryDirectory() as folder:
-                got = run(Path(folder), steps if repeat >= 0 else SKIPPED_STEPS + 2)
+                got = run(Path(folder), steps if repeat >= 0 else SKIPPED_STEPS + 10)
             print(f"{repeat + 1}/{repeats} {name}: {got}", flush=True)
             if repeat >= 0:
                 figures[name].append(got)
@@ -138,7 +139,7 @@ def report(figures: dict[str, list[dict[str, Any]]], repeats: int, steps: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--output", type=Path, default=None, help="default: a dated file beside this script")
     options = parser.parse_args()
     text = report(measure(options.repeats, options.steps), options.repeats, options.steps)

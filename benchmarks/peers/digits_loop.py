@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import BatchSampler, DistributedSampler
 
 from orchestrator.optim.lamb import Lamb
 
@@ -36,19 +36,22 @@ def train(config: dict[str, Any]) -> None:
     decayed = [p for p in model.parameters() if p.dim() > 1]
     undecayed = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = Lamb([{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}], lr=0.01)
+    # The data set fits into memory: whole columns and an index are the fastest loading that one would write.
+    columns = {name: torch.as_tensor(dataset[:][name]) for name in ("pixels", "label")}
     sampler: DistributedSampler[Any] = DistributedSampler(dataset, seed=0, drop_last=True)
-    loader = DataLoader(dataset, GLOBAL_BATCH_SIZE // world_size, sampler=sampler, collate_fn=recipe.collate)
+    loader = BatchSampler(sampler, GLOBAL_BATCH_SIZE // world_size, drop_last=True)
     log = _open_mlflow(config.get("mlflow")) if rank == 0 else None
     step_s: list[float] = []
     second_step_at = 0.0
     batches = iter(loader)
     for step in range(config["steps"]):
         started = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
+        ids = next(batches, None)
+        if ids is None:
             sampler.set_epoch(step)
             batches = iter(loader)
-            batch = next(batches)
+            ids = next(batches)
+        batch = {name: column[ids] for name, column in columns.items()}
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * (1 - step / config["steps"])
         optimizer.zero_grad()

@@ -141,8 +141,8 @@ class Follower:
     def _metric_updates(self) -> list[Update]:
         lines = parsed(self._metrics.lines())
         self._recent.extend(lines)
-        updates: list[Update] = []
+        evaluations = ((line["step"], evaluation_of(line)) for line in lines)
+        updates: list[Update] = [Evaluation(step, metrics) for step, metrics in evaluations if metrics]
         if lines:
             updates.append(Progress(lines[-1], self._length, time_left_s(self._recent, self._length)))
-        evaluations = ((line["step"], evaluation_of(line)) for line in lines)
-        return updates + [Evaluation(step, metrics) for step, metrics in evaluations if metrics]
+        return updates

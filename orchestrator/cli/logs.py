@@ -55,10 +55,10 @@ def logs(
 def _emit_driver_log(run: RunDirectory, *, follow: bool) -> None:
     """The driver's own words; a driver that has not come to its run directory yet is heard through its cluster."""
     from orchestrator.launch.backends import backend_of
-    from orchestrator.launch.local import LocalBackend, driver_log
+    from orchestrator.launch.local import LocalBackend
 
     state = run.read_state()
-    backend = LocalBackend() if driver_log(run).exists() else backend_of(state)
+    backend = LocalBackend() if run.driver_log.exists() else backend_of(state)
     for text in backend.logs(run, state, follow=follow):
         if not emit(text, end=""):
             return

@@ -65,10 +65,8 @@ def failed_rank(run: RunDirectory) -> int | None:
 
 def log_that_explains(run: RunDirectory, state: Mapping[str, Any]) -> Path | None:
     """The log of the rank that failed, else the driver's; None where neither has a word."""
-    from orchestrator.launch.local import driver_log
-
     rank = failed_rank(run)
-    candidates = [driver_log(run)] if rank is None else [run.rank_log(state["attempts"], rank), driver_log(run)]
+    candidates = [run.driver_log] if rank is None else [run.rank_log(state["attempts"], rank), run.driver_log]
     return next((path for path in candidates if path.exists() and path.stat().st_size), None)
 
 

@@ -115,6 +115,11 @@ class RunDirectory:
         """Exists while somebody asks the job to stop at the next step."""
         return self.root / "stop_requested"
 
+    @property
+    def driver_log(self) -> Path:
+        """Output of the job's driver, over all attempts."""
+        return self.logs / "driver.log"
+
     def rank_log(self, attempt: int, rank: int) -> Path:
         """Output of one rank in one attempt."""
         return self.logs / str(attempt) / f"rank_{rank}.log"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.protocols import Exchange, LossFunction, MicroBatch
@@ -46,10 +47,21 @@ class DdpEngine:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         collectives.broadcast_([*model.parameters(), *model.buffers()])
         exchange.attach(self._parameters)
+        # Running statistics are only written while training: sharing them at each step would be a message for nothing.
+        self._read_in_training = [
+            buffer
+            for module in model.modules()
+            if not isinstance(module, _NormBase)
+            for buffer in module.buffers(False)
+        ]
         model.train()
 
     def begin_step(self) -> None:
-        """Give rank 0's buffers (batch-norm statistics) to all ranks, as torch's data parallelism does."""
+        """Give all ranks rank 0's buffers, as torch's data parallelism does, where a training forward reads them."""
+        self._collectives.broadcast_(self._read_in_training)
+
+    def _share_buffers(self) -> None:
+        """Give all ranks rank 0's buffers, running statistics included."""
         self._collectives.broadcast_(list(self.model.buffers()))
 
     def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
@@ -91,7 +103,7 @@ class DdpEngine:
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
         """The model in evaluation mode, without gradients, with rank 0's buffers everywhere."""
-        self.begin_step()
+        self._share_buffers()
         self.model.eval()
         with torch.no_grad(), self._precision.forward():
             yield self.model
@@ -99,7 +111,7 @@ class DdpEngine:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Model and optimizer tensors under engine-independent names; equal on all ranks."""
-        self.begin_step()
+        self._share_buffers()
         model = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         return {**model, **optimizer_tensors(self.model, self.optimizer)}
 
@@ -121,5 +133,5 @@ class DdpEngine:
 
     def full_weights(self) -> dict[str, Tensor]:
         """The recipe's own state_dict, on the CPU, contiguous, tensors that share memory separated; a collective."""
-        self.begin_step()
+        self._share_buffers()
         return {name: t.detach().cpu().clone().contiguous() for name, t in self.model.state_dict().items()}

@@ -23,6 +23,9 @@ MAY_CHANGE = (
     "retries",
     "queue",
     "tracking.system_metrics_every_s",
+    "train.log_every",
+    "data.loader_workers",
+    "data.prefetch",
 )
 """Dotted paths that a resumed job may change; everything under them too."""
 LAST_DRIVER_TIMEOUT_S = 120.0

@@ -24,11 +24,6 @@ DRIVER_MODULE = "orchestrator.schedule.driver"
 POLL_INTERVAL_S = 0.2
 
 
-def driver_log(run_directory: RunDirectory) -> Path:
-    """``logs/driver.log``: what the drivers of all attempts printed."""
-    return run_directory.logs / "driver.log"
-
-
 class LocalDriver:
     """A running driver. It ends, at once and without a checkpoint, when the process that holds this object ends.
 
@@ -39,7 +34,7 @@ class LocalDriver:
 
     def __init__(self, process: subprocess.Popen[bytes], run_directory: RunDirectory) -> None:
         self.run_directory = run_directory
-        self.log_file = driver_log(run_directory)
+        self.log_file = run_directory.driver_log
         self._process = process
         self._was_killed = False
 
@@ -116,7 +111,7 @@ class LocalBackend:
         run_directory = prepared.run_directory
         run_directory.update_state(backend={"kind": "local"})
         run_directory.logs.mkdir(exist_ok=True)
-        with driver_log(run_directory).open("ab") as log:
+        with run_directory.driver_log.open("ab") as log:
             process = subprocess.Popen(
                 driver_command(prepared),
                 stdin=subprocess.PIPE,
@@ -155,7 +150,7 @@ class LocalBackend:
             now = run_directory.read_state()
             return now.get("phase") in TERMINAL_PHASES or self.vitals(run_directory, now).liveness is Liveness.GONE
 
-        return follow_file(driver_log(run_directory), is_over if follow else lambda: True)
+        return follow_file(run_directory.driver_log, is_over if follow else lambda: True)
 
 
 def start_local(prepared: PreparedJob, environ: Mapping[str, str] = os.environ) -> LocalDriver:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.environment import own_environment
-from orchestrator.launch.local import DRIVER_MODULE, driver_log
+from orchestrator.launch.local import DRIVER_MODULE
 from orchestrator.spec.job import JobSpec
 from orchestrator.tracking.uri import redact
 
@@ -29,7 +29,7 @@ def entrypoint(run_directory: RunDirectory) -> str:
     ``tee -i`` survives the interrupt and keeps a copy of the output in the run directory.
     """
     root = shlex.quote(str(run_directory.root))
-    log = shlex.quote(str(driver_log(run_directory)))
+    log = shlex.quote(str(run_directory.driver_log))
     not_shared = shlex.quote(f"{run_directory.root} is not there: the storage must be a folder that all nodes share.")
     lines = [
         f"if ! test -d {root}; then echo {not_shared} >&2; exit 5; fi",

@@ -41,6 +41,8 @@ def connect(resources: Resources, *, embedded: bool) -> dict[str, Any]:
         except ConnectionError as error:
             raise OutOfReachError(f"No Ray cluster answers here ({error}).") from error
         return {"address": ray.get_runtime_context().gcs_address, "cpus": ray.cluster_resources().get("CPU", 0)}
+    # Ray runs workers at niceness 15, behind everything else on the machine; here they are what the machine is for.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     cores = os.cpu_count() or 1
     needed = math.ceil(resources.workers * resources.cpus_per_worker)
     ray.init(

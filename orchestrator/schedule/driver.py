@@ -36,6 +36,8 @@ from orchestrator.spec.load import load_resolved
 
 _POLL_S = 0.2
 _STATE_EVERY_S = 2.0
+_SIGN_OF_LIFE_EVERY_S = 30.0
+"""A job on a cluster out of reach counts as lost when its state has not changed for minutes; waiting is not that."""
 
 
 class PlacementTimeoutError(OrchestratorError):
@@ -68,7 +70,6 @@ class JobDriver:
 
     def run(self) -> int:
         """Drive the job to its end; returns the exit code."""
-        self._directory.stop_file.unlink(missing_ok=True)
         signal.signal(signal.SIGINT, self.interrupt)
         process = psutil.Process()
         driver = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
@@ -117,7 +118,7 @@ class JobDriver:
         Raises:
             PlacementTimeoutError: after ``queue.timeout_s``.
         """
-        started = time.monotonic()
+        started = told = time.monotonic()
         reason = None
         self._directory.update_state(phase="placing", message=None)
         while not self._stop_requested and isinstance(answer := admit(self._spec.resources, free_resources()), Waits):
@@ -125,6 +126,9 @@ class JobDriver:
                 reason = answer.reason
                 self._directory.update_state(phase="placing", reason="waiting_for_resources", message=reason)
                 self._directory.event("waiting", {"reason": reason})
+            if time.monotonic() - told > _SIGN_OF_LIFE_EVERY_S:
+                told = time.monotonic()
+                self._directory.update_state(phase="placing")
             timeout_s = self._spec.queue.timeout_s
             if timeout_s is not None and time.monotonic() - started > timeout_s:
                 raise PlacementTimeoutError(f"not placed within queue.timeout_s = {timeout_s:g} s: {reason}")
@@ -144,7 +148,7 @@ class JobDriver:
         phase, updated = "placing", 0.0
         while (result := attempt.wait(_POLL_S)) is None:
             if phase == "placing" and attempt.has_workers:
-                phase = "running"
+                phase, updated = "running", 0.0
                 self._directory.event("placed", {"attempt": number, "workers": self._spec.resources.workers})
             if time.monotonic() - updated > _STATE_EVERY_S:
                 updated = time.monotonic()

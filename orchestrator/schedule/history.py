@@ -57,7 +57,9 @@ class JobHistory:
             raise self._error
         if self._error is not None:
             self._directory.event("tracking_out_of_reach", {"message": str(self._error)})
-        self._directory.update_state(mlflow_run_id=self.run_id, tracking_uri=redact(self.uri))
+        self._directory.update_state(
+            mlflow_run_id=self.run_id, tracking_uri=self.uri if redact(self.uri) == self.uri else None
+        )
 
     def close(self) -> None:
         """Send what is left, store the artifacts and give the run the job's status. Never raises."""

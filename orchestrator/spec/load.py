@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
@@ -22,8 +23,12 @@ from orchestrator.spec.job import JobSpec
 from orchestrator.spec.problems import Problem, SpecError, dotted, shown
 
 MAX_NAME_CHARACTERS = 63
-NOT_PART_OF_TRAINING = frozenset({"name", "resources", "checkpoint", "retries", "queue", "tracking", "storage", "env"})
-"""Fields that may change without making another training of the job."""
+NOT_PART_OF_TRAINING: dict[str, Any] = {
+    **dict.fromkeys(("name", "resources", "checkpoint", "retries", "queue", "tracking", "storage", "env"), True),
+    "train": {"log_every"},
+    "data": {"loader_workers", "prefetch"},
+}
+"""Fields that may change without making another training of the job, as pydantic's ``exclude`` has it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def dump_resolved(spec: JobSpec) -> str:
 
 def spec_hash(spec: JobSpec) -> str:
     """Return the SHA-256 (64 hexadecimal digits) of all that defines the training: see `NOT_PART_OF_TRAINING`."""
-    values = spec.model_dump(mode="json", exclude=set(NOT_PART_OF_TRAINING))
+    values = spec.model_dump(mode="json", exclude=NOT_PART_OF_TRAINING)
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 

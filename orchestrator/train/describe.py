@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.user_code import user_code
 from orchestrator.spec.load import load_resolved
 from orchestrator.train.recipe import load_recipe
 
@@ -21,7 +22,7 @@ def describe(code_folder: Path, resolved_spec: Path) -> dict[str, int]:
     """
     recipe = load_recipe(load_resolved(resolved_spec).recipe, code_folder)
     # No memory is touched: a model of any size can be planned on a laptop.
-    with torch.device("meta"):
+    with torch.device("meta"), user_code(f"{type(recipe).__name__}.build_model", code_folder):
         model: torch.nn.Module = recipe.build_model()
     return {
         "num_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

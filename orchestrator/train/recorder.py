@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator.core.collectives import Collectives
@@ -22,6 +23,7 @@ class _Pending:
     step: int
     names: list[str]
     vector: Tensor
+    work: dist.Work | None
     facts: dict[str, Tensor | float]
     extra: dict[str, float] = field(default_factory=dict)
 
@@ -72,8 +74,9 @@ class Recorder:
         stop = float(self._collectives.rank == 0 and self._stop_requested())
         scalars = [value.double() for value in weighted.values()]
         vector = torch.stack([torch.full_like(scalars[0], stop), *scalars])
-        self._collectives.sum_(vector)
-        self._pending = _Pending(step, list(weighted), vector, dict(facts))
+        # Not waited for: the message travels while the next step computes.
+        work = self._collectives.sum_(vector, wait=False)
+        self._pending = _Pending(step, list(weighted), vector, work, dict(facts))
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Join metrics to the line of the step just recorded."""
@@ -89,6 +92,8 @@ class Recorder:
         pending, self._pending = self._pending, None
         if pending is None:
             return
+        if pending.work is not None:
+            pending.work.wait()
         stop, *values = pending.vector.tolist()
         self.stopping = self.stopping or stop > 0
         metrics = dict(zip(pending.names, values, strict=True))

@@ -1,7 +1,8 @@
 """A driver that trains nothing, but leaves in the run directory what the real one does.
 
 STANDIN is one of: train (six steps, one evaluation), fail (rank 1 raises at step 2), die (SIGKILL, no last word),
-wait (until SIGINT; twice aborts), deaf (never records itself), slow (as train, but records itself late).
+wait (until SIGINT or the stop file), stubborn (until a second SIGINT), deaf (never records itself), slow (as wait, but
+records itself late).
 """
 
 import json
@@ -60,7 +61,7 @@ def fail(run: RunDirectory) -> int:
 
 
 def wait(run: RunDirectory, interrupts: list[int]) -> int:
-    while not interrupts:
+    while not interrupts and not run.stop_file.exists():
         time.sleep(0.02)
     if os.environ["STANDIN"] == "wait":
         return end(run, "stopped", "stop_requested", "stopped at step 6, checkpoint written", 3)

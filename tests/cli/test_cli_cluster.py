@@ -11,7 +11,6 @@ import pytest
 from launch.ray_head import TOKEN, RayHead
 
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.launch.local import driver_log
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 HERE = Path(__file__).parent
@@ -97,7 +96,7 @@ def test_a_submitted_job_is_stopped_resumed_and_left_alone(with_standin, behave,
     # What the driver printed is in the run directory; without that, the cluster has it too.
     logs = with_standin("", "logs", "--driver", "tiny", "--storage", storage)
     assert "the driver speaks" in finish(logs).stdout
-    driver_log(job).unlink()
+    job.driver_log.unlink()
     assert "the driver speaks" in finish(logs).stdout
 
 

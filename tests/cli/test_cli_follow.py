@@ -73,7 +73,7 @@ def test_evaluations_are_told_each(run: RunDirectory) -> None:
     follower = Follower(run)
     log(run, **step(5), **{"eval/loss": 0.5, "eval/accuracy": 0.9})
     log(run, **step(10), **{"eval/loss": 0.25})
-    progress, first, second = follower.poll()
+    first, second, progress = follower.poll()
     assert isinstance(progress, Progress)
     assert first == Evaluation(5, {"eval/loss": 0.5, "eval/accuracy": 0.9})
     assert second == Evaluation(10, {"eval/loss": 0.25})

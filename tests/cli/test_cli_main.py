@@ -55,7 +55,7 @@ def test_version(cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["chek"], "No such command 'chek'. Did you mean 'check'"),
+        (["checks"], "No such command 'checks'. Did you mean 'check'"),
         (["check"], "Missing argument 'SPEC'"),
         (["check", "a.yaml", "b.yaml"], "unexpected extra argument"),
         (["list", "--jsn"], "No such option"),
@@ -140,7 +140,7 @@ def test_quick_commands_load_nothing_heavy(arguments: list[str], spec: Path) -> 
 
 
 def test_the_entry_point_returns_the_exit_code(command) -> None:
-    assert command("chek").code == 2
+    assert command("checks").code == 2
     assert command("--version").code == 0
 
 

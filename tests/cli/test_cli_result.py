@@ -83,7 +83,7 @@ def test_the_log_of_the_failed_rank_explains_else_that_of_the_driver(run: RunDir
     assert log_that_explains(run, state) is None
     run.rank_log(2, 0).parent.mkdir(parents=True)
     run.rank_log(2, 0).write_text("")
-    driver_log = run.logs / "driver.log"
+    driver_log = run.driver_log
     driver_log.write_text("the driver")
     assert log_that_explains(run, state) == driver_log
     run.rank_log(2, 0).write_text("the rank")

@@ -19,7 +19,6 @@ from launch.ray_head import TOKEN, RayHead
 
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.launch.local import driver_log
 from orchestrator.launch.prepare import prepare, prepare_resume
 from orchestrator.launch.processes import this_process
 from orchestrator.launch.ray_entrypoint import entrypoint, runtime_environment
@@ -120,7 +119,7 @@ def test_the_entrypoint_runs_the_driver_and_keeps_its_output(prepared, standin):
     ran = run_entrypoint(job, STANDIN="crash", PYTHONPATH=os.environ["PYTHONPATH"])
     assert ran.returncode == 7
     assert f"cwd {job.code}" in ran.stdout
-    assert "and an error line" in driver_log(job).read_text()
+    assert "and an error line" in job.driver_log.read_text()
 
 
 def test_the_entrypoint_survives_strange_folders(load, tmp_path, standin):
@@ -138,7 +137,7 @@ def test_the_entrypoint_passes_interrupts_on_and_keeps_the_last_output(prepared,
     assert job.read_state()["driver"]["pid"] == shell.pid, "the driver is the process that Ray interrupts"
     os.killpg(shell.pid, 2)
     assert shell.wait() == 3
-    wait_for(lambda: "stopping" in driver_log(job).read_text())
+    wait_for(lambda: "stopping" in job.driver_log.read_text())
 
 
 def test_the_entrypoint_says_that_the_storage_is_not_shared(tmp_path):
@@ -222,7 +221,7 @@ def test_a_job_succeeds_on_a_cluster(job_on_cluster, cluster, client):
     assert job.read_state()["phase"] == "succeeded"
     assert cluster(client_side.status, submission_id) == "SUCCEEDED"
     assert cluster(client_side.status, "unheard-of") == "UNKNOWN"
-    assert "behavior succeed" in driver_log(job).read_text()
+    assert "behavior succeed" in job.driver_log.read_text()
 
 
 @pytest.mark.ray

@@ -70,6 +70,9 @@ def test_what_may_change_is_not_part_of_the_training(load):
         "retries": ["retries.worker_lost=1"],
         "queue": ["queue.timeout_s=1.0"],
         "tracking.system_metrics_every_s": ["tracking.system_metrics_every_s=1.0"],
+        "train.log_every": ["train.log_every=5"],
+        "data.loader_workers": ["data.loader_workers=1"],
+        "data.prefetch": ["data.prefetch=4"],
     }
     assert set(changed) == set(MAY_CHANGE)
     for overrides in changed.values():
