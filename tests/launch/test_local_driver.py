@@ -13,7 +13,7 @@ import pytest
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import read_json_lines
 from orchestrator.launch.backends import backend_of
-from orchestrator.launch.local import driver_log, start_local
+from orchestrator.launch.local import start_local
 from orchestrator.launch.prepare import prepare, prepare_resume
 
 
@@ -45,7 +45,7 @@ def test_the_log_of_a_resumed_job_goes_on(prepared, job, standin):
         with start_local(prepared) as driver:
             driver.wait()
         prepared = prepare_resume(job)
-    assert driver_log(job).read_text().count("behavior crash") == 2
+    assert job.driver_log.read_text().count("behavior crash") == 2
 
 
 def test_the_environment_of_the_job_reaches_the_driver(load, storage, standin):
