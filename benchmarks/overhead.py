@@ -86,15 +86,16 @@ CONTESTANTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
 
 
 def measure(repeats: int, steps: int) -> dict[str, list[dict[str, Any]]]:
-    """All contestants in turn, ``repeats`` times after one warm-up of the data cache."""
+    """All contestants in turn, ``repeats`` times, after one short run that makes the training images."""
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
-    for repeat in range(-1, repeats):
+    with tempfile.TemporaryDirectory() as folder:
+        run_torchrun(Path(folder), SKIPPED_STEPS + 10)
+    for repeat in range(repeats):
         for name, run in CONTESTANTS.items():
             with tempfile.TemporaryDirectory() as folder:
-                got = run(Path(folder), steps if repeat >= 0 else SKIPPED_STEPS + 10)
+                got = run(Path(folder), steps)
             print(f"{repeat + 1}/{repeats} {name}: {got}", flush=True)
-            if repeat >= 0:
-                figures[name].append(got)
+            figures[name].append(got)
     return figures
 
 
