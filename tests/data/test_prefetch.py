@@ -22,6 +22,10 @@ from orchestrator.data.loader import MapStyleData
 
 PLANS = [*(plan(size) for size in UNEVEN), plan(9, lr_factor=0.5), plan(9, 2), plan(22, None)]
 
+# A loader process that has delivered everything sometimes aborts in the C++ teardown of its interpreter; torch notices
+# while it collects the loader and can only complain to nobody.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 def serve(data: MapStyleData) -> list[Any]:
     """Every step's samples under changing plans, abandoning the second and the third half-way at first."""

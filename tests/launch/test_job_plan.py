@@ -129,7 +129,10 @@ def test_a_plan_knows_taken_names_and_hides_passwords(load, storage, monkeypatch
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("raise ValueError('no such weights')", "building the model failed: ValueError: no such weights"),
+        (
+            "raise ValueError('no such weights')",
+            "Recipe.build_model raised ValueError at recipe.py:3 .*: no such weights",
+        ),
         ("import os; os._exit(5)", "building the model failed: exit code 5"),
         ("import time; time.sleep(100)", "building the model took longer than"),
     ],
