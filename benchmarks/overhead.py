@@ -130,8 +130,12 @@ def report(figures: dict[str, list[dict[str, Any]]], repeats: int, steps: int) -
             "| ratio, ours / peer, pair by pair | median (min - max) | aim |",
             "|---|---|---|",
             f"| steady step / torch DDP under torchrun | {ratio('step_s', 'torchrun, torch DDP')} | 1.03 |",
+            f"| steady step / bare Ray Train | {ratio('step_s', 'bare Ray Train')} | |",
             f"| start / bare Ray Train + MLflow | {ratio('start_s', 'bare Ray Train + MLflow')} | 1.15 |",
             f"| start / bare Ray Train without tracking | {ratio('start_s', 'bare Ray Train')} | |",
+            "",
+            "With as many workers as cores, Ray's own processes take their share of the workers' cores, with and without",
+            "us: the row against the bare TorchTrainer is what the orchestrator itself costs.",
             "",
         ]
     )
