@@ -134,8 +134,8 @@ def report(figures: dict[str, list[dict[str, Any]]], repeats: int, steps: int) -
             f"| start / bare Ray Train + MLflow | {ratio('start_s', 'bare Ray Train + MLflow')} | 1.15 |",
             f"| start / bare Ray Train without tracking | {ratio('start_s', 'bare Ray Train')} | |",
             "",
-            "With as many workers as cores, Ray's own processes take their share of the workers' cores, with and without",
-            "us: the row against the bare TorchTrainer is what the orchestrator itself costs.",
+            "With as many workers as cores, Ray's own processes take their share of the workers' cores,",
+            "with and without us: the row against the bare TorchTrainer is what the orchestrator itself costs.",
             "",
         ]
     )
