@@ -5,30 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.core.errors import UsageError
+from orchestrator.core.environment import own_environment
 from orchestrator.spec.job import JobSpec
 from orchestrator.tracking.uri import redact, resolve_tracking_uri
-
-
-def missing_values(spec: JobSpec, environ: Mapping[str, str]) -> list[str]:
-    """One sentence for each null value of ``env`` that the submitter's environment does not supply."""
-    return [
-        f"env.{name}: is null, so the submitter's environment must supply it; export {name}."
-        for name, value in spec.env.items()
-        if value is None and name not in environ
-    ]
-
-
-def own_environment(spec: JobSpec, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables under ``env``, null values taken from the submitter's environment.
-
-    Raises:
-        UsageError: if one is missing there.
-    """
-    problems = missing_values(spec, environ)
-    if problems:
-        raise UsageError("\n".join(problems))
-    return {name: environ[name] if value is None else value for name, value in spec.env.items()}
 
 
 def job_environment(spec: JobSpec, environ: Mapping[str, str]) -> dict[str, str]:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.core.environment import missing_values
 from orchestrator.core.errors import OutOfReachError, UsageError
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.launch.environment import missing_values, tracking_uri
+from orchestrator.launch.environment import tracking_uri
 from orchestrator.launch.package import Package, collect
 from orchestrator.launch.store import JobStore, taken_message
 from orchestrator.spec.job import JobSpec

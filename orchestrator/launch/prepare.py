@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.core.environment import own_environment
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory, write_atomically
 from orchestrator.launch.continuation import overridden, refuse_to_continue, refuse_unlike, wait_for_last_driver
 from orchestrator.launch.control import exclusive, reconcile
-from orchestrator.launch.environment import own_environment, with_tracking_uri
+from orchestrator.launch.environment import with_tracking_uri
 from orchestrator.launch.package import Package, copy_into
 from orchestrator.launch.preflight import Checked, check_before_start
 from orchestrator.launch.processes import this_process

@@ -6,9 +6,9 @@ import shlex
 import sys
 from collections.abc import Mapping
 
+from orchestrator.core.environment import own_environment
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.launch.environment import own_environment
 from orchestrator.launch.local import DRIVER_MODULE
 from orchestrator.spec.job import JobSpec
 from orchestrator.tracking.uri import redact

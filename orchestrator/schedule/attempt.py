@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
@@ -28,12 +28,16 @@ class Ended:
     """Optimizer steps taken."""
 
 
+def _last_line(error: Exception) -> str:
+    """Ray puts whole tracebacks into its messages; what happened is their last line."""
+    return (str(error).strip().splitlines() or [""])[-1]
+
+
 def _without_note(rank: int, error: Exception) -> Failure:
     """A rank that left no note was killed, or failed before it could write one (an import, the process group)."""
     if isinstance(error, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError):
         return Failure(cause="worker_lost", message=f"rank {rank} disappeared", rank=rank, details=str(error))
-    first_line = str(error).strip().splitlines()[-1:] or [""]
-    message = f"rank {rank} could not start: {type(error).__name__}: {first_line[0]}"
+    message = f"rank {rank} could not start: {type(error).__name__}: {_last_line(error)}"
     return Failure(cause="worker_crash", message=message, rank=rank, details=str(error))
 
 
@@ -74,7 +78,6 @@ class Attempt:
                 name="ray_train",
                 storage_path=str(self._log_folder),
                 failure_config=FailureConfig(max_failures=0),
-                checkpoint_config=CheckpointConfig(),
                 worker_runtime_env={"env_vars": env} if env else None,
             ),
         )
@@ -116,5 +119,5 @@ class Attempt:
             elif rank in worker_failures:
                 failures.append(_without_note(rank, worker_failures[rank]))
         if not failures:
-            return Failure(cause="infrastructure", message=str(error).strip().splitlines()[-1], details=str(error))
+            return Failure(cause="infrastructure", message=_last_line(error), details=str(error))
         return first_cause(failures)

@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from orchestrator.core.environment import own_environment
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, TIMED_OUT, OrchestratorError
 from orchestrator.core.run_directory import RunDirectory, last_json_line
 from orchestrator.core.values import Failure, Retry
@@ -143,7 +144,9 @@ class JobDriver:
             "tracking_uri": history.uri,
             "mlflow_run_id": history.run_id,
         }
-        attempt = Attempt(self._directory, number, self._spec.resources, self._worker_env(), arguments)
+        attempt = Attempt(
+            self._directory, number, self._spec.resources, own_environment(self._spec, os.environ), arguments
+        )
         attempt.start()
         phase, updated = "placing", 0.0
         while (result := attempt.wait(_POLL_S)) is None:
@@ -154,18 +157,6 @@ class JobDriver:
                 updated = time.monotonic()
                 self._directory.update_state(phase=phase, step=self._last_step())
         return result
-
-    def _worker_env(self) -> dict[str, str]:
-        """The workers' environment; null values were supplied to this process at submission.
-
-        Raises:
-            OrchestratorError: where one is missing.
-        """
-        env = {name: os.environ.get(name) if value is None else value for name, value in self._spec.env.items()}
-        missing = [name for name, value in env.items() if value is None]
-        if missing:
-            raise OrchestratorError(f"env.{missing[0]}: null in the spec, and not in the driver's environment.")
-        return {name: value for name, value in env.items() if value is not None}
 
     @property
     def _stop_requested(self) -> bool:

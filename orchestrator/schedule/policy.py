@@ -21,11 +21,16 @@ def first_cause(failures: Iterable[Failure]) -> Failure:
     return min(failures, key=lambda failure: (_PRECEDENCE.index(failure.cause), failure.rank or 0))
 
 
+def _account_of(failure: Failure) -> str:
+    """The budget that a failure draws on; trouble of the infrastructure counts as lost workers."""
+    return "worker_lost" if failure.cause == "infrastructure" else failure.cause
+
+
 class RetryPolicy:
     """Keeps one budget per cause over the life of a job.
 
     Args:
-        budgets: restarts allowed by cause. Trouble of the infrastructure draws on ``worker_lost``.
+        budgets: restarts allowed by cause.
         used: restarts taken by earlier drivers of the job, by cause.
     """
 
@@ -35,7 +40,7 @@ class RetryPolicy:
 
     def decide(self, failure: Failure) -> Retry | GiveUp:
         """Take one restart from the cause's budget, or give up where it is empty."""
-        account = "worker_lost" if failure.cause == "infrastructure" else failure.cause
+        account = _account_of(failure)
         if self.used[account] >= getattr(self._budgets, account):
             return GiveUp(failure)
         self.used[account] += 1
@@ -43,5 +48,5 @@ class RetryPolicy:
 
     def account(self, failure: Failure) -> str:
         """Which budget a failure draws on and how much of it is used, for people."""
-        account = "worker_lost" if failure.cause == "infrastructure" else failure.cause
+        account = _account_of(failure)
         return f"retries.{account} {self.used[account]} of {getattr(self._budgets, account)}"

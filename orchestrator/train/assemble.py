@@ -14,7 +14,7 @@ from orchestrator.core.seeding import seed_everything
 from orchestrator.core.user_code import user_code
 from orchestrator.core.values import DataPosition
 from orchestrator.data.loader import MapStyleData
-from orchestrator.data.stream import StreamData, stream_length_error
+from orchestrator.data.stream import StreamData, is_stream, stream_length_error
 from orchestrator.engines.precision import Precision
 from orchestrator.optim.schedules import SampleSchedule, scaling_factor, warmup_samples
 from orchestrator.spec.job import JobSpec
@@ -81,7 +81,7 @@ def count_samples(spec: JobSpec, train_set: Any) -> int:
         return spec.train.samples
     if spec.train.steps is not None:
         return spec.train.steps * spec.batch.global_size
-    if not hasattr(train_set, "__len__"):
+    if is_stream(train_set):
         raise stream_length_error("train.epochs")
     return (spec.train.epochs or 0) * len(train_set)
 
@@ -110,7 +110,7 @@ def _build_data(
         "device": context.device,
         "code_folder": context.run_directory.code,
     }
-    if not hasattr(train_set, "__len__"):
+    if is_stream(train_set):
         return StreamData(train_set, collectives=context.collectives, **common)
     return MapStyleData(
         train_set,
@@ -124,12 +124,12 @@ def _build_data(
 
 def _build_schedule(spec: JobSpec, train_set: Any, total_samples: int) -> SampleSchedule:
     warmup = spec.schedule.warmup
-    if warmup is not None and warmup.epochs is not None and not hasattr(train_set, "__len__"):
+    if warmup is not None and warmup.epochs is not None and is_stream(train_set):
         raise stream_length_error("schedule.warmup.epochs")
     length = warmup_samples(
         warmup,
         global_batch_size=spec.batch.global_size,
-        epoch_samples=len(train_set) if hasattr(train_set, "__len__") else 0,
+        epoch_samples=0 if is_stream(train_set) else len(train_set),
         total_samples=total_samples,
     )
     peak_lr = spec.optimizer.lr * scaling_factor(spec.scaling, spec.batch.global_size)

@@ -24,7 +24,9 @@ PLANS = [*(plan(size) for size in UNEVEN), plan(9, lr_factor=0.5), plan(9, 2), p
 
 # A loader process that has delivered everything sometimes aborts in the C++ teardown of its interpreter; torch notices
 # while it collects the loader and can only complain to nobody.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in.*_MultiProcessingDataLoaderIter.__del__:pytest.PytestUnraisableExceptionWarning"
+)
 
 
 def serve(data: MapStyleData) -> list[Any]:
