@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from gloo import run_on_ranks
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import dump_resolved, load_resolved
 from orchestrator.train.assemble import assemble
 from orchestrator.train.context import RankContext
+from orchestrator.train.export import export_weights
 from orchestrator.train.loop import train
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -96,9 +97,8 @@ def train_here(root: str) -> tuple[str, list[dict[str, Any]]]:
     job = assemble(load_resolved(directory.resolved_spec), context, tracker)
     with closing(job.data):
         outcome = train(job)
-    final = job.engine.full_weights()
     if collectives.rank == 0:
-        save_file(final, directory.model_file)
+        export_weights(directory.checkpoints / f"step_{job.step}", directory.model_file)
     return outcome, tracker.lines
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.values import DataPosition
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_NAME = "manifest.json"
 
 
@@ -32,6 +32,10 @@ class Manifest:
     """State of the batch controller."""
     scaler: dict[str, Any]
     """State of the dynamic loss scale; empty without one."""
+    shapes: dict[str, list[int]]
+    """Shape of every tensor by its name in the checkpoint, where all tensors are stored flat."""
+    tied: dict[str, str]
+    """Further names of tied tensors in the recipe's state_dict, with the name that the checkpoint has."""
     versions: dict[str, str]
     """Versions of the libraries that wrote it."""
 
@@ -50,12 +54,15 @@ class Manifest:
             fields = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
             found = fields.pop("format")
             if found != FORMAT:
-                raise CheckpointError(f"{folder}: checkpoint format {found} is not the supported format {FORMAT}.")
+                raise CheckpointError(
+                    f"{folder}: checkpoint format {found} is not the format {FORMAT} of this version; "
+                    "the version that wrote it can read it."
+                )
             position = DataPosition(
                 samples=fields["data"]["samples"], stream_states=tuple(fields["data"]["stream_states"])
             )
             return cls(**{**fields, "data": position})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{folder}: the manifest cannot be read ({error}).") from error
 
 

@@ -48,18 +48,29 @@ def read_table(path: Path) -> Metadata:
     """The table of contents of one checkpoint folder.
 
     Raises:
-        CheckpointError: where the table is damaged, names a foreign class, or holds anything but tensors.
+        CheckpointError: where the table is damaged, names a foreign class, or holds anything but flat tensors.
     """
     try:
         table = _TableUnpickler(io.BytesIO((path / ".metadata").read_bytes())).load()
-    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, IndexError) as error:
+        if not isinstance(table, Metadata):
+            raise CheckpointError(f"{path}: the table of contents is not one.")
+        for name, entry in table.state_dict_metadata.items():
+            if not (isinstance(entry, TensorStorageMetadata) and _is_flat(entry)):
+                raise CheckpointError(f"{path}: entry {name!r} is not a flat tensor, which all of ours are.")
+    except CheckpointError:
+        raise
+    except Exception as error:  # what a damaged pickle raises has no common kind
         raise CheckpointError(f"{path}: the table of contents cannot be read ({error}).") from error
-    if not isinstance(table, Metadata):
-        raise CheckpointError(f"{path}: the table of contents is not one.")
-    for name, entry in table.state_dict_metadata.items():
-        if not isinstance(entry, TensorStorageMetadata):
-            raise CheckpointError(f"{path}: entry {name!r} is not a tensor; checkpoints of ours hold tensors only.")
     return table
+
+
+def _is_flat(entry: TensorStorageMetadata) -> bool:
+    runs = ((*chunk.offsets, *chunk.sizes) for chunk in entry.chunks)
+    return (
+        isinstance(entry.properties.dtype, torch.dtype)
+        and all(isinstance(start, int) and isinstance(length, int) for start, length in runs)
+        and len(entry.size) == 1
+    )
 
 
 class SafeReader(FileSystemReader):

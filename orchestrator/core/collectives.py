@@ -7,25 +7,33 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Collectives:
-    """Collectives over the default process group; without one, a world of a single rank.
+    """Collectives over a process group of all ranks; without any, a world of a single rank.
 
     Every method is called by all ranks in the same order.
+
+    Args:
+        group: of all ranks; None is the default group.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         grouped = dist.is_available() and dist.is_initialized()
+        self.group = group
         self.rank: int = dist.get_rank() if grouped else 0
         self.world_size: int = dist.get_world_size() if grouped else 1
+
+    def on_hosts(self) -> Collectives:
+        """The same ranks in a group of their own over host memory, for a thread beside the training's."""
+        return self if self.world_size == 1 else Collectives(dist.new_group(backend="gloo"))
 
     def sum_(self, tensor: Tensor, *, wait: bool = True) -> dist.Work | None:
         """Sum over ranks in place; with ``wait=False`` returns the handle to wait on (None in a world of one)."""
         if self.world_size == 1:
             return None
-        work: dist.Work | None = dist.all_reduce(tensor, async_op=not wait)
+        work: dist.Work | None = dist.all_reduce(tensor, group=self.group, async_op=not wait)
         return work
 
     def sum_int(self, value: int) -> int:
@@ -41,19 +49,26 @@ class Collectives:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             same = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in same])
-            dist.broadcast(flat, src=0)
+            dist.broadcast(flat, src=0, group=self.group)
             for tensor, piece in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
                 tensor.detach().copy_(piece.view_as(tensor))
+
+    def broadcast_model_(self, model: nn.Module, device: torch.device) -> None:
+        """Overwrite the weights and buffers of a model in host memory by rank 0's, one by one over the device."""
+        for tensor in (*model.parameters(), *model.buffers()):
+            staged = tensor.detach().to(device)
+            self.broadcast_([staged])
+            tensor.detach().copy_(staged)
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order. Pickles: only for small values of our own making."""
         if self.world_size == 1:
             return [value]
         gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, value)
+        dist.all_gather_object(gathered, value, group=self.group)
         return gathered
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)

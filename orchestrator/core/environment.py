@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.core.errors import UsageError
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import AnyJobSpec
 
 
-def missing_values(spec: JobSpec, environ: Mapping[str, str]) -> list[str]:
+def missing_values(spec: AnyJobSpec, environ: Mapping[str, str]) -> list[str]:
     """One sentence for each null value of ``env`` that the submitter's environment does not supply."""
     return [
         f"env.{name}: is null, so the submitter's environment must supply it; export {name}."
@@ -17,7 +17,7 @@ def missing_values(spec: JobSpec, environ: Mapping[str, str]) -> list[str]:
     ]
 
 
-def own_environment(spec: JobSpec, environ: Mapping[str, str]) -> dict[str, str]:
+def own_environment(spec: AnyJobSpec, environ: Mapping[str, str]) -> dict[str, str]:
     """The variables under ``env``, null values taken from the submitter's environment.
 
     Raises:

@@ -32,5 +32,9 @@ class CheckpointError(OrchestratorError):
     """A checkpoint is missing, incomplete or belongs to another job."""
 
 
+class UnsupportedLayoutError(OrchestratorError):
+    """A library keeps its state in a form that this version does not know; going on would train something else."""
+
+
 class DataError(OrchestratorError):
     """The data cannot be served as asked for."""

@@ -11,6 +11,8 @@ from orchestrator.core.values import BatchPlan, DataPosition, ExchangeReport, St
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from orchestrator.core.shards import Piece, SavedState
+
 
 LossFunction: TypeAlias = "Callable[[nn.Module, Any], tuple[Tensor, Mapping[str, Tensor]]]"
 """A recipe's loss: (model, batch) -> (mean loss over the batch, metrics)."""
@@ -98,10 +100,25 @@ class Tracker(Protocol):
         """Write what is left."""
 
 
+class Saver(Protocol):
+    """Writes checkpoints; every method is called by all ranks together."""
+
+    def save(self, step: int) -> None:
+        """Start writing the state at the end of a step; may return before it is on disk."""
+
+    def poll(self) -> None:
+        """Notice what has been written since; does not wait."""
+
+    def wait(self) -> None:
+        """Return when everything is on disk."""
+
+
 class Engine(Protocol):
     """Owns the model, its optimizer and the step; names no method."""
 
     model: nn.Module
+    tied: Mapping[str, str]
+    """Further names of tied tensors in the model's ``state_dict``, with the first name of each."""
 
     def begin_step(self) -> None:
         """Called before the first micro-batch of a step."""
@@ -110,22 +127,19 @@ class Engine(Protocol):
         """Add one micro-batch; returns detached metrics weighted by the micro-batch's share of the step."""
 
     def step(self, lr: float) -> dict[str, Tensor | float]:
-        """Exchange gradients, update the weights; returns metrics that only the engine knows, equal on all ranks."""
+        """Sum gradients, update the weights; returns metrics that only the engine knows, equal on all ranks."""
 
     def evaluating(self) -> AbstractContextManager[nn.Module]:
         """The model in evaluation mode, without gradients."""
 
-    def state_tensors(self) -> dict[str, Tensor]:
-        """Model and optimizer tensors under engine-independent names."""
+    def pieces(self) -> dict[str, Piece]:
+        """This rank's live pieces of model and optimizer state under engine-independent names, all of them named."""
 
-    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore ``state_tensors``."""
+    def load(self, saved: SavedState) -> None:
+        """Take over a checkpoint, written by any engine on any number of ranks."""
 
     def scaler_state(self) -> dict[str, Any]:
         """State of the dynamic loss scale; empty without one."""
 
     def load_scaler_state(self, state: Mapping[str, Any]) -> None:
         """Restore ``scaler_state``."""
-
-    def full_weights(self) -> dict[str, Tensor]:
-        """The recipe's own state_dict, whole, on the CPU; called by all ranks."""

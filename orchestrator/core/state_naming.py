@@ -1,54 +1,89 @@
-"""One naming of optimizer state for every engine: ``optimizer.<parameter name>.<state name>``."""
+"""One naming of weights and optimizer state for every engine.
+
+``model.<name of the recipe's state_dict>`` and ``optimizer.<parameter name>.<state name>``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from orchestrator.core.errors import CheckpointError
+from orchestrator.core.shards import Piece, piece_of
 
-_PREFIX = "optimizer."
-
-
-def _names_in_optimizer_order(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+MODEL = "model."
+OPTIMIZER = "optimizer."
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name. Hyperparameters are left out: the spec and the schedule own them.
+def model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The model's parameters and persistent buffers as they live, by the names of its ``state_dict``.
+
+    Returns:
+        Every tensor under the first of its names, and the other names of tied tensors with that first one.
+
+    Raises:
+        CheckpointError: where ``state_dict`` has an entry that is neither a parameter nor a buffer.
+    """
+    owned = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    tensors: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    first_names: dict[int, str] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in owned:
+            raise CheckpointError(f"state_dict()[{name!r}] is neither a parameter nor a buffer; it cannot be saved.")
+        first = first_names.setdefault(id(value), name)
+        if first == name:
+            tensors[name] = value
+        else:
+            tied[name] = first
+    return tensors, tied
+
+
+def model_pieces(model: nn.Module) -> dict[str, Piece]:
+    """This rank's pieces of the model, named."""
+    return {f"{MODEL}{name}": piece_of(tensor) for name, tensor in model_tensors(model)[0].items()}
+
+
+def optimizer_pieces(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Piece]:
+    """This rank's pieces of the optimizer's state, named. The spec and the schedule own the hyperparameters.
 
     Raises:
         CheckpointError: where a state value is not a tensor.
     """
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    tensors: dict[str, Tensor] = {}
-    for index, name in enumerate(_names_in_optimizer_order(model, optimizer)):
-        for key, value in state.get(index, {}).items():
-            if not isinstance(value, Tensor):
-                raise CheckpointError(
-                    f"State {key!r} of {type(optimizer).__name__} is not a tensor; it cannot be saved."
-                )
-            tensors[f"{_PREFIX}{name}.{key}"] = value
-    return tensors
+    return {
+        f"{OPTIMIZER}{name}.{key}": piece_of(value)
+        for name, parameter in model.named_parameters()
+        for key, value in _state_of(parameter, optimizer)
+    }
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore ``optimizer_tensors`` from a mapping that may hold other names too.
+def _state_of(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for key, value in optimizer.state.get(parameter, {}).items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"State {key!r} of {type(optimizer).__name__} is not a tensor; it cannot be saved.")
+        yield key, value
 
-    Raises:
-        CheckpointError: where a state belongs to no parameter of this optimizer.
+
+def create_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimizer allocate its state, for a checkpoint to be read into, without moving a weight.
+
+    Optimizers allocate in their first step: one with zero gradients at a learning rate of zero changes nothing else.
     """
-    indices = {name: index for index, name in enumerate(_names_in_optimizer_order(model, optimizer))}
-    state: dict[int, dict[str, Tensor]] = {}
-    for full_name, tensor in tensors.items():
-        if not full_name.startswith(_PREFIX):
-            continue
-        name, _, key = full_name[len(_PREFIX) :].rpartition(".")
-        if name not in indices:
-            raise CheckpointError(f"The checkpoint holds optimizer state of {name!r}, which the model does not have.")
-        state.setdefault(indices[name], {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    gradients = {p: p.grad for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for parameter in gradients:
+        parameter.grad = torch.zeros_like(parameter)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.step()
+    for parameter, gradient in gradients.items():
+        parameter.grad = gradient
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def has_optimizer_state(names: frozenset[str]) -> bool:
+    """Whether a checkpoint's names include optimizer state; one of before the first step has none."""
+    return any(name.startswith(OPTIMIZER) for name in names)

@@ -16,7 +16,12 @@ SCHEDULES = {
     "polynomial": "orchestrator.optim.schedules:polynomial",
     "cosine": "orchestrator.optim.schedules:cosine",
 }
-ENGINES = {"ddp": "orchestrator.engines.ddp:DdpEngine"}
+ENGINES = {
+    "ddp": "orchestrator.engines.ddp:DdpEngine",
+    "fsdp2": "orchestrator.engines.fsdp2:build_fsdp2",
+    "deepspeed": "orchestrator.engines.deepspeed:build_deepspeed",
+    "accelerate": "orchestrator.engines.accelerate:build_accelerate",
+}
 EXCHANGES = {"all_reduce": "orchestrator.exchange.all_reduce:AllReduceExchange"}
 CONTROLLERS = {"constant": "orchestrator.batching.constant:ConstantController"}
 SOURCES = {

@@ -13,6 +13,8 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.values import ExchangeReport
 from orchestrator.spec.methods.distribution import AllReduce
 
+DEFAULT_BUCKET_MIB = 25.0
+
 
 class _Bucket:
     """A flat buffer whose slices are the ``.grad`` of its parameters: one message, no copy."""
@@ -53,7 +55,7 @@ class AllReduceExchange:
     """
 
     def __init__(self, config: AllReduce, collectives: Collectives) -> None:
-        self._bucket_bytes = config.bucket_mib * 2**20
+        self._bucket_bytes = (config.bucket_mib or DEFAULT_BUCKET_MIB) * 2**20
         self._collectives = collectives
         self._buckets: list[_Bucket] = []
         self._works: list[dist.Work | None] = []

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator.spec.check_accelerate import accelerate_problems
 from orchestrator.spec.check_data import data_file_problems, option_problems, split_problems, stream_problems
+from orchestrator.spec.check_deepspeed import deepspeed_problems
+from orchestrator.spec.check_engine import lacking, mesh_problems, message_problems, offload_problems
 from orchestrator.spec.check_recipe import argument_problems, target_problems
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.check_script import script_problems
+from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
+from orchestrator.spec.methods.engines import Engine
 from orchestrator.spec.methods.optimizers import Sgd
 from orchestrator.spec.problems import Problem, overlaps, shown
 from orchestrator.spec.section import Method
@@ -15,7 +20,7 @@ from orchestrator.spec.section import Method
 Check = Callable[[JobSpec, Path], Iterator[Problem]]
 
 
-def check(spec: JobSpec, folder: Path) -> list[Problem]:
+def check(spec: AnyJobSpec, folder: Path) -> list[Problem]:
     """Return everything wrong with a typed spec.
 
     Args:
@@ -28,8 +33,10 @@ def check(spec: JobSpec, folder: Path) -> list[Problem]:
     return run_checks(spec, folder, frozenset())
 
 
-def run_checks(spec: JobSpec, folder: Path, broken: frozenset[str]) -> list[Problem]:
+def run_checks(spec: AnyJobSpec, folder: Path, broken: frozenset[str]) -> list[Problem]:
     """Run the checks that read none of the broken fields (dotted paths), as `check` does all of them."""
+    if isinstance(spec, ScriptJobSpec):
+        return [] if overlaps("script.path", broken) else list(script_problems(spec, folder))
     return [
         problem
         for single_check, reads in CHECKS
@@ -78,17 +85,16 @@ def capability_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
         ("exchange", spec.exchange),
         ("data.source", spec.data.source),
     ):
-        yield from missing_capabilities(path, method, spec.engine.name, spec.engine.provides)
+        yield from missing_capabilities(path, method, spec.engine)
 
 
-def missing_capabilities(path: str, method: Method, engine: str, provides: frozenset[str]) -> Iterator[Problem]:
+def missing_capabilities(path: str, method: Method, engine: Engine) -> Iterator[Problem]:
     """Yield one problem where an engine does not provide all that a method requires."""
-    missing = method.requires - provides
+    missing = lacking(method.requires, engine)
     if missing:
-        message = f"requires {', '.join(sorted(missing))} of the engine, which {engine} does not provide"
-        yield Problem(
-            "", f"{path}.name", shown(method.name), message, f"methods that need only {', '.join(sorted(provides))}"
-        )
+        message = f"requires {', '.join(sorted(missing))} of the engine, which {engine.title} does not provide"
+        legal = f"methods that need only {', '.join(sorted(engine.provides))}"
+        yield Problem("", f"{path}.name", shown(method.name), message, legal)
 
 
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
@@ -98,6 +104,11 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (nesterov_problems, ("optimizer.name", "optimizer.momentum", "optimizer.dampening", "optimizer.nesterov")),
     (warmup_problems, ("schedule.warmup", "train.steps", "train.epochs", "train.samples")),
     (capability_problems, ("batch.controller", "optimizer", "schedule", "exchange", "data.source", "engine")),
+    (message_problems, ("exchange", "engine")),
+    (mesh_problems, ("engine", "resources.workers")),
+    (offload_problems, ("engine",)),
+    (deepspeed_problems, ("engine", "batch", "resources.workers", "train.clip_grad_norm", "train.precision")),
+    (accelerate_problems, ("engine", "batch", "resources", "train.clip_grad_norm", "train.precision")),
     (data_file_problems, ("data.source.name", "data.source.path", "data.source.data_files", "data.source.options")),
     (
         split_problems,

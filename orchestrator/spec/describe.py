@@ -1,4 +1,4 @@
-"""What is legal at a place of the spec, in words, derived from the JSON schema of `JobSpec`."""
+"""What is legal at a place of the spec, in words, derived from the JSON schema of the types."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from orchestrator.spec.job import JobSpec
+from pydantic import TypeAdapter
+
+from orchestrator.spec.job import AnyJobSpec, JobSpec
 from orchestrator.spec.problems import dotted, nearest
 
 Node = dict[str, Any]
@@ -14,9 +16,10 @@ Node = dict[str, Any]
 
 
 @cache
-def root() -> Node:
-    """Return the JSON schema of `JobSpec` as pydantic generates it."""
-    return JobSpec.model_json_schema()
+def definitions() -> dict[str, Node]:
+    """Return the JSON schema of every section, the roots included, by the name of its class."""
+    schemas: dict[str, Node] = TypeAdapter(AnyJobSpec).json_schema()["$defs"]
+    return schemas
 
 
 def resolved(node: Node) -> Node:
@@ -24,8 +27,7 @@ def resolved(node: Node) -> Node:
     reference = node.get("$ref")
     if reference is None:
         return node
-    target: Node = root()["$defs"][reference.removeprefix("#/$defs/")]
-    return target
+    return definitions()[reference.removeprefix("#/$defs/")]
 
 
 def alternatives(node: Node) -> list[Node]:
@@ -34,14 +36,14 @@ def alternatives(node: Node) -> list[Node]:
     return [resolved(member) for member in node.get("oneOf") or node.get("anyOf") or [node]]
 
 
-def locate(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], Node]:
+def locate(location: tuple[str | int, ...], kind: type[AnyJobSpec]) -> tuple[tuple[str | int, ...], Node]:
     """Return the path as the user wrote it, and what the schema says there, for a location from pydantic.
 
     pydantic puts the chosen member of a union into its locations; the user has not written that.
     """
     path: list[str | int] = []
     around: Node = {}
-    node = resolved(root())
+    node = definitions()[kind.__name__]
     parts = iter(location)
     for part in parts:
         key: str | int | None = part
@@ -159,9 +161,9 @@ _WORDS: dict[str, Callable[[Node], str]] = {
 
 
 @cache
-def field_paths() -> tuple[str, ...]:
-    """Return the dotted path of every field of the spec, shortest first."""
-    return tuple(sorted(set(_paths(root(), ())), key=lambda path: (path.count("."), path)))
+def field_paths(kind: type[AnyJobSpec] = JobSpec) -> tuple[str, ...]:
+    """Return the dotted path of every field of a kind of spec, shortest first."""
+    return tuple(sorted(set(_paths(definitions()[kind.__name__], ())), key=lambda path: (path.count("."), path)))
 
 
 def _paths(node: Node, path: tuple[str, ...]) -> Iterator[str]:
@@ -171,7 +173,7 @@ def _paths(node: Node, path: tuple[str, ...]) -> Iterator[str]:
             yield from _paths(inner, (*path, name))
 
 
-def nearest_field(key: str, siblings: list[str]) -> str:
+def nearest_field(key: str, siblings: list[str], kind: type[AnyJobSpec]) -> str:
     """Return the sibling most like an unknown key, else the path of a field of exactly that name elsewhere."""
-    elsewhere = (path for path in field_paths() if path.rpartition(".")[2] == key and "." in path)
+    elsewhere = (path for path in field_paths(kind) if path.rpartition(".")[2] == key and "." in path)
     return nearest(key, siblings) or next(elsewhere, "")

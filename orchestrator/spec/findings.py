@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.spec.describe import alternatives, choices, expected, json_types, locate, nearest_field
+from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.problems import nearest, shown
 
 Path = tuple[str | int, ...]
@@ -30,22 +31,22 @@ class Finding:
     suggestion: str
 
 
-def findings(error: ValidationError) -> list[Finding]:
-    """Return what a validation found, one finding for each place."""
+def findings(error: ValidationError, kind: type[AnyJobSpec]) -> list[Finding]:
+    """Return what the validation of a kind of spec found, one finding for each place."""
     found: dict[Path, Finding] = {}
     for details in error.errors(include_url=False):
-        finding = _finding(details)
+        finding = _finding(details, kind)
         found.setdefault(finding.path, finding)
     # Where a value may be a string or a list, a bad list item is also reported as "not a string".
     inner = {path[:length] for path in found for length in range(len(path))}
     return [finding for path, finding in found.items() if path not in inner or finding.kind == "value_error"]
 
 
-def _finding(details: ErrorDetails) -> Finding:
+def _finding(details: ErrorDetails, kind_of_spec: type[AnyJobSpec]) -> Finding:
     kind, value, location = details["type"], details["input"], details["loc"]
     if kind == "extra_forbidden":
-        return _unknown_key(location, value)
-    path, node = locate(location)
+        return _unknown_key(location, value, kind_of_spec)
+    path, node = locate(location, kind_of_spec)
     if kind == "union_tag_not_found" and "name" not in value:
         return Finding((*path, "name"), "missing", "", "missing", ", ".join(choices(node)), "")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -53,7 +54,8 @@ def _finding(details: ErrorDetails) -> Finding:
     if kind == "literal_error":
         return _not_a_choice(path, value, choices(node))
     if kind == "missing":
-        return Finding(path, kind, "", "missing", expected(node), "")
+        instead = ", or a script in its place" if path == ("recipe",) else ""
+        return Finding(path, kind, "", "missing", expected(node) + instead, "")
     if kind == "value_error":
         return Finding(path, kind, "", str(details["ctx"]["error"]), "", "")
     message = _wrong_type(value, json_types(node)) if kind.endswith("_type") else _WRONG.get(kind, "not legal")
@@ -74,14 +76,18 @@ _WRONG = {
 }
 
 
-def _unknown_key(location: Path, value: Any) -> Finding:
-    section, node = locate(location[:-1])
+def _unknown_key(location: Path, value: Any, kind: type[AnyJobSpec]) -> Finding:
+    section, node = locate(location[:-1], kind)
     key = str(location[-1])
     siblings = [name for member in alternatives(node) for name in member.get("properties", {})]
-    legal = [*siblings, "base"] if not section else siblings
-    return Finding(
-        (*section, key), "extra_forbidden", shown(value), "unknown key", ", ".join(legal), nearest_field(key, siblings)
-    )
+    legal = ", ".join([*siblings, "base"] if not section else siblings)
+    if not section and key in JobSpec.model_fields:
+        message = "belongs to jobs with a recipe; a script decides this itself"
+        return Finding((key,), "extra_forbidden", "", message, legal, "")
+    if not section and key in ScriptJobSpec.model_fields:
+        return Finding((key,), "extra_forbidden", "", "stands beside recipe", "recipe or script, not both", "")
+    suggestion = nearest_field(key, siblings, kind)
+    return Finding((*section, key), "extra_forbidden", shown(value), "unknown key", legal, suggestion)
 
 
 def _not_a_choice(path: Path, value: Any, legal: list[Any]) -> Finding:

@@ -1,4 +1,4 @@
-"""The root of the job spec: its fields, in the order a reader needs them, are the contents of a job."""
+"""The roots of the job spec: their fields, in the order a reader needs them, are the contents of a job."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from orchestrator.spec.methods.distribution import (
     AllReduce,
     ConstantBatch,
     ControllerConfig,
-    Ddp,
-    EngineConfig,
     ExchangeConfig,
 )
+from orchestrator.spec.methods.engines import Ddp, EngineConfig, Patterns
 from orchestrator.spec.methods.optimizers import AdamW, OptimizerConfig
 from orchestrator.spec.methods.schedules import Constant, ScalingConfig, ScheduleConfig
 from orchestrator.spec.methods.sources import RecipeSource, SourceConfig
-from orchestrator.spec.section import PositiveFloat, PositiveInt, Section, exactly_one, name_alone
+from orchestrator.spec.section import PositiveFloat, PositiveInt, Section, exactly_one, list_to_tuple, name_alone
 
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", examples=["digits-lamb"])]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["NCCL_DEBUG"])]
@@ -32,6 +31,27 @@ class Recipe(Section):
     """`file.py:Class`, the file next to the spec, or `package.module:Class`, importable by the workers."""
     args: dict[str, Any] = {}
     """Keyword arguments of the class."""
+
+
+class Script(Section):
+    """A Python program that runs on every worker, started as torchrun would start it."""
+
+    path: Annotated[str, Field(pattern=r"^.+\.py$", examples=["train.py"])]
+    """The file, in the spec's folder."""
+    args: Annotated[tuple[str | int | float, ...], BeforeValidator(list_to_tuple)] = ()
+    """Its command line, the same on every worker; numbers are passed as Python writes them."""
+
+
+class ActivationCheckpointing(Section):
+    """Some of what a forward computes is not kept for the backward but computed again: memory for time."""
+
+    policy: Literal["full", "selective"] = "full"
+    """full keeps only the inputs of a module; selective keeps the results of matrix products and attention too."""
+    modules: Patterns | None = None
+    """Modules that are computed again, each by its class or by its dotted name with * for one part; null takes the
+    members of every ModuleList."""
+    every: PositiveInt = 1
+    """One of so many of these modules, in the model's order."""
 
 
 class Train(Section):
@@ -49,6 +69,10 @@ class Train(Section):
     """Autocast type of forward and backward; weights stay fp32. fp16 adds dynamic loss scaling."""
     clip_grad_norm: PositiveFloat | None = None
     """Largest global L2 norm of the gradient; null is no clipping."""
+    activation_checkpointing: ActivationCheckpointing | None = None
+    """What is computed again in the backward to save memory; null keeps everything."""
+    compile: Literal["inductor", "aot_eager", "eager"] | None = None
+    """Backend of torch.compile; null does not compile. inductor makes kernels, the others only capture graphs."""
     eval_every: PositiveInt | None = None
     """Steps between evaluations; null evaluates at the end only. There is always one at the end."""
     log_every: PositiveInt = 1
@@ -102,6 +126,8 @@ class Checkpoint(Section):
     """Steps between checkpoints; null saves only when the job is stopped."""
     keep: PositiveInt = 2
     """How many of the latest checkpoints stay."""
+    asynchronous: bool = True
+    """Whether training goes on while a checkpoint is written, from a copy in host memory; false waits."""
 
 
 class Retries(Section):
@@ -112,7 +138,7 @@ class Retries(Section):
     worker_crash: Annotated[int, Field(ge=0)] = 3
     """A worker raised an error outside the recipe."""
     user_error: Annotated[int, Field(ge=0)] = 0
-    """The recipe itself raised an error."""
+    """The recipe itself raised an error, or the script ended with another exit code than 0."""
 
 
 class Queue(Section):
@@ -139,14 +165,15 @@ class Tracking(Section):
     """Seconds between two samples of each node's CPU, memory, disk, network and GPU use; null is off."""
 
 
-class JobSpec(Section):
-    """One training job."""
-
+class _Named(Section):
     name: JobName
     """Run directory and MLflow run name; lower-case letters, digits and hyphens, at most 63.
 
     Where a spec gives none, it is the name of the spec's folder in lower case, everything else turned into hyphens.
     """
+
+
+class _Training(Section):
     recipe: Recipe
     """The user's class: model, data, loss."""
     train: Train
@@ -169,10 +196,18 @@ class JobSpec(Section):
     """What changes gradient, loss or model; no modulator exists yet, so only the empty list is accepted."""
     data: Data = Data()
     """Where samples come from."""
-    resources: Resources = Resources()
-    """What the job needs of the cluster."""
     checkpoint: Checkpoint = Checkpoint()
     """When to save and how much to keep."""
+
+
+class _Scripted(Section):
+    script: Script
+    """A Python program that runs on every worker, in place of a recipe."""
+
+
+class _Conditions(Section):
+    resources: Resources = Resources()
+    """What the job needs of the cluster."""
     retries: Retries = Retries()
     """Restarts allowed, by cause."""
     queue: Queue = Queue()
@@ -185,3 +220,16 @@ class JobSpec(Section):
     """Environment of the workers; null takes the submitter's value, which must exist."""
     sweep: Annotated[dict[str, Any], Field(max_length=0)] = {}
     """Reserved for sweeps; only the empty mapping is accepted so far."""
+
+
+# A class takes over the fields of its last base first.
+class JobSpec(_Conditions, _Training, _Named):
+    """One training job that follows a recipe."""
+
+
+class ScriptJobSpec(_Conditions, _Scripted, _Named):
+    """One job that runs a script in place of a recipe; what it trains, and how, is the script's own affair."""
+
+
+AnyJobSpec = JobSpec | ScriptJobSpec
+"""What a spec may describe; a spec with `script` is the latter."""

@@ -1,4 +1,4 @@
-"""Reads job specs: YAML, base and overrides become one typed, checked `JobSpec`, or a list of everything wrong."""
+"""Reads job specs: YAML, base and overrides become one typed, checked spec, or a list of everything wrong."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from ruamel.yaml.representer import SafeRepresenter
 from orchestrator.spec.check import run_checks
 from orchestrator.spec.document import Document, read_document
 from orchestrator.spec.examine import examine
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.problems import Problem, SpecError, dotted, shown
 
 MAX_NAME_CHARACTERS = 63
 NOT_PART_OF_TRAINING: dict[str, Any] = {
-    **dict.fromkeys(("name", "resources", "checkpoint", "retries", "queue", "tracking", "storage", "env"), True),
-    "train": {"log_every"},
+    **dict.fromkeys(
+        ("name", "engine", "resources", "checkpoint", "retries", "queue", "tracking", "storage", "env"), True
+    ),
+    "train": {"activation_checkpointing", "compile", "log_every"},
+    "exchange": {"bucket_mib"},
     "data": {"loader_workers", "prefetch"},
 }
 """Fields that may change without making another training of the job, as pydantic's ``exclude`` has it."""
@@ -35,7 +38,7 @@ NOT_PART_OF_TRAINING: dict[str, Any] = {
 class LoadedSpec:
     """A spec that passed every check, and where it came from."""
 
-    spec: JobSpec
+    spec: AnyJobSpec
     file: Path
     """The spec's file, absolute."""
     folder: Path
@@ -62,13 +65,25 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Lo
     return LoadedSpec(spec, file, file.parent, document.text)
 
 
-def load_resolved(path: str | os.PathLike[str]) -> JobSpec:
-    """Read a spec that `dump_resolved` wrote. Its recipe and files are not looked for.
+def load_resolved(path: str | os.PathLike[str]) -> AnyJobSpec:
+    """Read a spec that `dump_resolved` wrote. Its recipe, script and files are not looked for.
 
     Raises:
         SpecError: If the file is not a legal spec.
     """
     return _validated(read_document(path), folder=None)
+
+
+def load_recipe_job(path: str | os.PathLike[str]) -> JobSpec:
+    """Read a spec as `load_resolved` does, for what only jobs with a recipe have.
+
+    Raises:
+        SpecError: If the file is not a legal spec, or one with a script.
+    """
+    spec = load_resolved(path)
+    if isinstance(spec, ScriptJobSpec):
+        raise SpecError([Problem(os.fspath(path), "script", "", "is not trained by this package", "recipe")])
+    return spec
 
 
 class _Representer(SafeRepresenter):
@@ -89,7 +104,7 @@ _Representer.add_representer(float, _Representer.represent_float)
 _Representer.add_representer(str, _Representer.represent_str)
 
 
-def dump_resolved(spec: JobSpec) -> str:
+def dump_resolved(spec: AnyJobSpec) -> str:
     """Return a spec as YAML with all defaults, fields in their documented order; `load_resolved` gives it back."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = _Representer
@@ -101,7 +116,7 @@ def dump_resolved(spec: JobSpec) -> str:
     return stream.getvalue()
 
 
-def spec_hash(spec: JobSpec) -> str:
+def spec_hash(spec: AnyJobSpec) -> str:
     """Return the SHA-256 (64 hexadecimal digits) of all that defines the training: see `NOT_PART_OF_TRAINING`."""
     values = spec.model_dump(mode="json", exclude=NOT_PART_OF_TRAINING)
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -117,7 +132,7 @@ def _name_after_folder(document: Document, folder: Path) -> None:
         document.problems.append(Problem(document.file, "name", "", message, "lower-case letters, digits and hyphens"))
 
 
-def _validated(document: Document, folder: Path | None) -> JobSpec:
+def _validated(document: Document, folder: Path | None) -> AnyJobSpec:
     reported = frozenset(problem.path for problem in document.problems if problem.path)
     examination = examine(document.data, reported)
     problems = list(document.problems)

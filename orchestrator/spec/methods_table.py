@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from orchestrator.spec.describe import expected, resolved, root
+from orchestrator.spec.check_engine import lacking
+from orchestrator.spec.describe import definitions, expected, resolved
+from orchestrator.spec.methods.engines import Engine
 from orchestrator.spec.seams import seams
-from orchestrator.spec.section import Section
+from orchestrator.spec.section import Method, Section
 
 
 @dataclass(frozen=True)
@@ -38,31 +40,48 @@ class MethodRow:
     arguments: tuple[Argument, ...]
     requires: tuple[str, ...]
     """Capabilities that the engine must provide; empty for an engine."""
-    provides: tuple[str, ...]
-    """Capabilities of an engine; empty for everything else."""
+    provides: dict[str, tuple[str, ...]]
+    """Capabilities of an engine, by the title of each variant that differs in them; empty for everything else."""
+    lacking: dict[str, tuple[str, ...]]
+    """Capabilities that the method requires and an engine lacks, by the engine's title: none where the two may be
+    combined. Empty for an engine."""
 
 
 def methods(name: str | None = None) -> list[MethodRow]:
     """Return every method, or those of one name (several seams may use it); empty where there is none."""
     return [
-        MethodRow(
-            seam=path,
-            name=method_name,
-            summary=summary(configuration),
-            is_default=method_name == seam.default,
-            arguments=tuple(argument for argument in arguments(configuration) if argument.name != "name"),
-            requires=tuple(sorted(getattr(configuration, "requires", ()))),
-            provides=tuple(sorted(getattr(configuration, "provides", ()))),
-        )
+        _row(path, method_name, configuration)
         for path, seam in seams().items()
         for method_name, configuration in seam.methods.items()
         if name is None or name == method_name
     ]
 
 
+def engines() -> list[Engine]:
+    """Return a configuration of every engine, and of every variant that differs in what it provides."""
+    configurations = [method for method in seams()["engine"].methods.values() if issubclass(method, Engine)]
+    return [engine for configuration in configurations for engine in configuration.configurations()]
+
+
+def _row(seam: str, name: str, configuration: type[Section]) -> MethodRow:
+    variants = list(configuration.configurations()) if issubclass(configuration, Engine) else []
+    requires = configuration.requires if issubclass(configuration, Method) else frozenset()
+    columns = engines() if issubclass(configuration, Method) else []
+    return MethodRow(
+        seam=seam,
+        name=name,
+        summary=summary(configuration),
+        is_default=name == seams()[seam].default,
+        arguments=tuple(argument for argument in arguments(configuration) if argument.name != "name"),
+        requires=tuple(sorted(requires)),
+        provides={engine.title: tuple(sorted(engine.provides)) for engine in variants},
+        lacking={engine.title: tuple(sorted(lacking(requires, engine))) for engine in columns},
+    )
+
+
 def arguments(section: type[Section]) -> Iterator[Argument]:
     """Yield the fields of a section in their order."""
-    schema = root() if section.__name__ not in root()["$defs"] else root()["$defs"][section.__name__]
+    schema = definitions()[section.__name__]
     for name, node in schema["properties"].items():
         default = None if name in schema.get("required", []) else json.dumps(node["default"], ensure_ascii=False)
         description = node.get("description") or resolved(node).get("description", "")

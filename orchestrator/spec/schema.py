@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.describe import definitions
+from orchestrator.spec.job import JobSpec, ScriptJobSpec
 from orchestrator.spec.seams import seams
 
 SCHEMA_ID = "urn:large-batch-orchestrator:job-spec:1"
@@ -19,42 +20,50 @@ _BASE = {
 def job_schema() -> dict[str, Any]:
     """Return the schema (draft 2020-12) with a description and default for every field.
 
-    The root accepts any part of a spec, because `base` may supply the rest; without `base` the whole is required.
+    The root accepts any part of a spec, because `base` may supply the rest; without `base` the whole is required,
+    which is another one with a script than with a recipe.
     """
-    whole = _as_written(JobSpec.model_json_schema())
-    definitions = whole.pop("$defs") | {"JobSpec": whole}
-    partial = {f"Partial{name}": _partial(node) for name, node in definitions.items()}
+    whole = _as_written(copy.deepcopy(definitions()))
+    partial = {f"Partial{name}": _partial(node) for name, node in whole.items()}
+    with_recipe, with_script = partial.pop("PartialJobSpec"), partial.pop("PartialScriptJobSpec")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,
-        **partial.pop("PartialJobSpec"),
+        **with_recipe,
+        "description": "One job, with a recipe or with a script.",
+        "properties": with_recipe["properties"] | with_script["properties"],
         "if": {"required": ["base"], "properties": {"base": {"type": "string"}}},
-        "else": {"$ref": "#/$defs/JobSpec"},
-        "$defs": definitions | partial,
+        "else": {
+            "if": {"required": ["script"]},
+            "then": {"$ref": "#/$defs/ScriptJobSpec"},
+            "else": {"$ref": "#/$defs/JobSpec"},
+        },
+        "$defs": whole | partial,
     }
 
 
-def _as_written(schema: dict[str, Any]) -> dict[str, Any]:
+def _as_written(nodes: dict[str, Any]) -> dict[str, Any]:
     """Allow what loading adds to the types: `base`, no name, methods by name alone or with the default's name."""
-    schema["properties"]["base"] = _BASE
-    schema["required"].remove("name")
+    for kind in (JobSpec, ScriptJobSpec):
+        nodes[kind.__name__]["properties"]["base"] = _BASE
+        nodes[kind.__name__]["required"].remove("name")
     for seam in seams().values():
         for method in seam.methods.values():
-            required = schema["$defs"][method.__name__]["required"]
-            required.remove("name")
+            nodes[method.__name__]["required"].remove("name")
     for path, seam in seams().items():
-        _allow_name_alone(schema, path, [name for name, method in seam.methods.items() if not _needs_arguments(method)])
-    return schema
+        alone = [name for name, method in seam.methods.items() if not _needs_arguments(method)]
+        _allow_name_alone(nodes, path, alone)
+    return nodes
 
 
 def _needs_arguments(method: Any) -> bool:
     return any(field.is_required() for name, field in method.model_fields.items() if name != "name")
 
 
-def _allow_name_alone(schema: dict[str, Any], path: str, names: list[str]) -> None:
-    section, parents, key = schema, path.split(".")[:-1], path.rpartition(".")[2]
+def _allow_name_alone(nodes: dict[str, Any], path: str, names: list[str]) -> None:
+    section, parents, key = nodes["JobSpec"], path.split(".")[:-1], path.rpartition(".")[2]
     for parent in parents:
-        section = schema["$defs"][section["properties"][parent]["$ref"].removeprefix("#/$defs/")]
+        section = nodes[section["properties"][parent]["$ref"].removeprefix("#/$defs/")]
     node = section["properties"][key]
     node.pop("discriminator", None)
     configurations = node.pop("oneOf", None) or [{"$ref": node.pop("$ref")}]

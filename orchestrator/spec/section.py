@@ -43,13 +43,13 @@ def name_alone(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _list_to_tuple(value: Any) -> Any:
+def list_to_tuple(value: Any) -> Any:
     """YAML has lists where frozen values hold tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
 Betas = Annotated[
-    tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(_list_to_tuple)
+    tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(list_to_tuple)
 ]
 """Two decay rates of running averages, each in [0, 1)."""
 

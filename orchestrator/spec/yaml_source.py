@@ -53,7 +53,7 @@ def read_yaml(path: str | os.PathLike[str], file: str) -> YamlSource:
     Raises:
         SpecError: If the file is absent, unreadable, too large, not UTF-8, not YAML or not a mapping.
     """
-    text = _read_text(path, file)
+    text = read_text(path, file)
     source = parse_yaml(text, file)
     if source.data is None and not source.problems:
         raise SpecError([Problem(file, "", "", "is empty", "a mapping of keys and values")])
@@ -77,7 +77,16 @@ def parse_yaml(text: str, file: str) -> YamlSource:
     return YamlSource(text, data, reader.lines, tuple(reader.problems))
 
 
-def _read_text(path: str | os.PathLike[str], file: str) -> str:
+def read_text(path: str | os.PathLike[str], file: str) -> str:
+    """Read a text file of at most `MAX_BYTES`.
+
+    Args:
+        path: The file.
+        file: How problems name the file.
+
+    Raises:
+        SpecError: If the file is absent, unreadable, too large or not UTF-8.
+    """
     if not os.path.isfile(path):
         message = "is not a regular file" if os.path.exists(path) else "no such file"
         raise SpecError([Problem(file, "", "", message)])

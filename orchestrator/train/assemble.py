@@ -9,13 +9,14 @@ from torch import nn
 
 from orchestrator.checkpoint.store import latest_checkpoint
 from orchestrator.core import tables
+from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import Engine, Tracker, TrainData
 from orchestrator.core.seeding import seed_everything
 from orchestrator.core.user_code import user_code
 from orchestrator.core.values import DataPosition
 from orchestrator.data.loader import MapStyleData
 from orchestrator.data.stream import StreamData, is_stream, stream_length_error
-from orchestrator.engines.precision import Precision
+from orchestrator.engines.modules import checkpoint_activations, compile_model
 from orchestrator.optim.schedules import SampleSchedule, scaling_factor, warmup_samples
 from orchestrator.spec.job import JobSpec
 from orchestrator.train.context import RankContext
@@ -59,7 +60,7 @@ def assemble(spec: JobSpec, context: RankContext, tracker: Tracker) -> Job:
             tolerate_overflow=spec.train.precision == "fp16",
         ),
         evaluate=Evaluator(spec, recipe, eval_set, engine, context),
-        save=Snapshots(spec, context, tracker, engine=engine, controller=controller, data=data),
+        saver=Snapshots(spec, context, tracker, engine=engine, controller=controller, data=data),
         seed=spec.train.seed,
         rank=context.collectives.rank,
         total_steps=spec.train.steps,
@@ -89,13 +90,22 @@ def count_samples(spec: JobSpec, train_set: Any) -> int:
 def _build_engine(spec: JobSpec, recipe: Any, context: RankContext) -> Engine:
     seed_everything(spec.train.seed)
     with user_code(f"{type(recipe).__name__}.build_model", context.run_directory.code):
-        model: nn.Module = recipe.build_model().to(context.device)
-    optimizer = tables.load(tables.OPTIMIZERS, spec.optimizer.name)(spec.optimizer, model)
-    exchange = tables.load(tables.EXCHANGES, spec.exchange.name)(spec.exchange, context.collectives)
-    build = partial(tables.load(tables.ENGINES, spec.engine.name), model, optimizer, exchange, context.collectives)
-    engine: Engine = build(
-        precision=Precision(spec.train.precision, context.device), clip_grad_norm=spec.train.clip_grad_norm
+        model: nn.Module = recipe.build_model()
+    if spec.train.activation_checkpointing is not None:
+        checkpoint_activations(model, spec.train.activation_checkpointing)
+    if spec.train.compile is not None:
+        compile_model(model, spec.train.compile)
+    parts = EngineParts(
+        spec=spec,
+        model=model,
+        build_optimizer=partial(tables.load(tables.OPTIMIZERS, spec.optimizer.name), spec.optimizer),
+        build_exchange=partial(tables.load(tables.EXCHANGES, spec.exchange.name), spec.exchange, context.collectives),
+        collectives=context.collectives,
+        device=context.device,
+        code_folder=context.run_directory.code,
+        run_folder=context.run_directory.root,
     )
+    engine: Engine = tables.load(tables.ENGINES, spec.engine.name)(parts)
     return engine
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from orchestrator.core.protocols import BatchController, Engine, LossFunction, TrainData
+from orchestrator.core.protocols import BatchController, Engine, LossFunction, Saver, TrainData
 from orchestrator.core.seeding import seed_everything
 from orchestrator.core.values import BatchPlan, StepStats
 from orchestrator.optim.schedules import SampleSchedule
@@ -41,8 +41,7 @@ class Job:
     recorder: Recorder
     evaluate: Callable[[], dict[str, float]]
     """Metrics over the evaluation data; empty where there is none."""
-    save: Callable[[int], None]
-    """Write a checkpoint of the given step; all ranks together."""
+    saver: Saver
     seed: int
     rank: int
     total_steps: int | None
@@ -77,11 +76,13 @@ def train(job: Job) -> Outcome:
         if job.save_every is not None and job.step % job.save_every == 0:
             # The line of this step goes first: a resume from this checkpoint does not log it again.
             job.recorder.flush()
-            job.save(job.step)
+            job.saver.save(job.step)
             last_saved = job.step
+        job.saver.poll()
     job.recorder.flush(always=True)
     if last_saved != job.step:
-        job.save(job.step)
+        job.saver.save(job.step)
+    job.saver.wait()
     return "finished" if job.done else "stopped"
 
 

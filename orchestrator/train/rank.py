@@ -6,12 +6,12 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from orchestrator.checkpoint.store import latest_checkpoint, step_of
 from orchestrator.core.collectives import Collectives
@@ -19,12 +19,13 @@ from orchestrator.core.errors import OrchestratorError, RecipeError
 from orchestrator.core.protocols import Tracker
 from orchestrator.core.run_directory import RunDirectory, write_atomically
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.load import load_resolved
+from orchestrator.spec.load import load_recipe_job
 from orchestrator.tracking.metrics_file import trim_metrics
 from orchestrator.tracking.system_metrics import SystemMetrics
 from orchestrator.tracking.tracker import NullTracker, RunTracker
 from orchestrator.train.assemble import assemble
 from orchestrator.train.context import RankContext
+from orchestrator.train.export import export_weights
 from orchestrator.train.loop import Job, train
 
 
@@ -48,8 +49,10 @@ def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str
     rank = int(os.environ.get("RANK", "0"))
     log = directory.rank_log(attempt, rank)
     _redirect_output(log)
+    # What libraries call of torch is theirs to change; their every call would be a line of the log.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     try:
-        spec = load_resolved(directory.resolved_spec)
+        spec = load_recipe_job(directory.resolved_spec)
         return _train(spec, directory, attempt, tracking_uri, mlflow_run_id, node)
     except Exception as error:
         _leave_failure(log.with_name(f"failure_rank_{rank}.json"), error)
@@ -70,8 +73,8 @@ def _train(spec: JobSpec, directory: RunDirectory, attempt: int, uri: str, run_i
             _announce(job, context, tracker)
             with closing(job.data):
                 outcome = train(job)
-            if outcome == "finished":
-                _export(job, context)
+            if outcome == "finished" and collectives.rank == 0:
+                export_weights(directory.checkpoints / f"step_{job.step}", directory.model_file)
             return {"outcome": outcome, "step": job.step}
     finally:
         tracker.close()
@@ -100,16 +103,6 @@ def _announce(job: Job, context: RankContext, tracker: Tracker) -> None:
         fields = {"step": job.step, "samples": job.samples, "workers": len(context.nodes), "nodes": context.nodes}
         tracker.event(name, {**fields, "total_samples": job.total_samples, "total_steps": job.total_steps})
         print(f"{name} from step {job.step}", flush=True)
-
-
-def _export(job: Job, context: RankContext) -> None:
-    """Leave the final weights; all ranks gather them, rank 0 writes."""
-    weights = job.engine.full_weights()
-    if context.collectives.rank == 0:
-        final = context.run_directory.model_file
-        hidden = final.with_name(f".{final.name}.tmp")
-        save_file(weights, hidden)
-        os.replace(hidden, final)
 
 
 def _device(spec: JobSpec) -> torch.device:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+from orchestrator.checkpoint.background import CheckpointWriter, Written
 from orchestrator.checkpoint.manifest import Manifest, library_versions
-from orchestrator.checkpoint.store import CheckpointStore, load_tensors, step_of
+from orchestrator.checkpoint.saved import SavedCheckpoint
+from orchestrator.checkpoint.store import CheckpointStore
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.protocols import BatchController, Engine, Tracker, TrainData
+from orchestrator.core.shards import to_write
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import spec_hash
 from orchestrator.train.context import RankContext
 
 
 class Snapshots:
-    """Writes the state of the job at a step boundary; called by all ranks with the step."""
+    """Writes the state of the job at step boundaries. Satisfies ``core.protocols.Saver``."""
 
     def __init__(
         self,
@@ -32,27 +36,42 @@ class Snapshots:
         self._engine = engine
         self._controller = controller
         self._data = data
-        self._store = CheckpointStore(
-            context.run_directory.checkpoints, context.collectives, keep=spec.checkpoint.keep, attempt=context.attempt
+        store = CheckpointStore(
+            context.run_directory.checkpoints,
+            context.collectives.on_hosts(),
+            keep=spec.checkpoint.keep,
+            attempt=context.attempt,
         )
+        self._writer = CheckpointWriter(store, asynchronous=spec.checkpoint.asynchronous, on_written=self._announce)
+        self.poll = self._writer.poll
+        self.wait = self._writer.wait
 
-    def __call__(self, step: int) -> None:
-        """Write one checkpoint.
+    def save(self, step: int) -> None:
+        """Start writing a checkpoint; waits for the one before.
 
         Raises:
-            CheckpointError: where another attempt owns the job.
+            CheckpointError: where another attempt owns the job, or this checkpoint or the last cannot be written.
         """
+        started = time.perf_counter()
+        collectives = self._context.collectives
+        pieces = self._engine.pieces()
         manifest = Manifest(
             step=step,
-            world_size=self._context.collectives.world_size,
+            world_size=collectives.world_size,
             spec_hash=self._spec_hash,
             data=self._data.position,
             controller=self._controller.state_dict(),
             scaler=self._engine.scaler_state(),
+            shapes={name: list(piece.shape) for name, piece in pieces.items()},
+            tied=dict(self._engine.tied),
             versions=library_versions(),
         )
-        path = self._store.save(self._engine.state_tensors(), manifest, is_current=self._context.is_current)
-        self._tracker.event("checkpoint_saved", {"step": step, "path": str(path)})
+        mine = to_write(pieces, collectives.rank, collectives.world_size)
+        self._writer.save(mine, manifest, is_current=self._context.is_current, since=started)
+
+    def _announce(self, written: Written) -> None:
+        fields = {"step": written.step, "path": str(written.path)}
+        self._tracker.event("checkpoint_saved", {**fields, "pause_s": written.pause_s, "write_s": written.write_s})
 
 
 def restore(spec: JobSpec, folder: Path, engine: Engine, controller: BatchController) -> Manifest:
@@ -61,12 +80,11 @@ def restore(spec: JobSpec, folder: Path, engine: Engine, controller: BatchContro
     Raises:
         CheckpointError: where the checkpoint is damaged or of another training.
     """
-    manifest = Manifest.read(folder)
+    saved = SavedCheckpoint(folder)
+    manifest = saved.manifest
     if manifest.spec_hash != spec_hash(spec):
         raise CheckpointError(f"{folder} was written by another training: the spec differs in what defines the result.")
-    if step_of(folder) != manifest.step:
-        raise CheckpointError(f"{folder} says that it is of step {manifest.step}.")
-    engine.load_state_tensors(load_tensors(folder))
+    engine.load(saved)
     engine.load_scaler_state(manifest.scaler)
     controller.load_state_dict(manifest.controller)
     return manifest

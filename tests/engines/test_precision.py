@@ -8,9 +8,10 @@ from support import assert_same_weights, make_run_directory, tiny_spec, train_on
 from torch import nn
 
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.parts import EngineParts
 from orchestrator.data.micro_batch import LoadedMicroBatch
 from orchestrator.engines.ddp import DdpEngine
-from orchestrator.engines.precision import Precision
+from orchestrator.engines.precision import DynamicLossScale
 from orchestrator.exchange.all_reduce import AllReduceExchange
 from orchestrator.spec.methods.distribution import AllReduce
 
@@ -40,14 +41,17 @@ def step_with(loss_factor: float) -> tuple[torch.Tensor, torch.Tensor, float]:
     torch.manual_seed(0)
     model = nn.Linear(4, 1, bias=False)
     before = model.weight.detach().clone()
-    engine = DdpEngine(
-        model,
-        torch.optim.SGD(model.parameters(), lr=1.0),
-        AllReduceExchange(AllReduce(name="all_reduce"), Collectives()),
-        Collectives(),
-        precision=Precision("fp16", torch.device("cpu")),
-        clip_grad_norm=None,
+    parts = EngineParts(
+        spec=tiny_spec(train={"steps": 1, "precision": "fp16"}),
+        model=model,
+        build_optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=1.0),
+        build_exchange=lambda: AllReduceExchange(AllReduce(name="all_reduce"), Collectives()),
+        collectives=Collectives(),
+        device=torch.device("cpu"),
+        code_folder=Path(),
+        run_folder=Path(),
     )
+    engine = DdpEngine(parts)
     micro = LoadedMicroBatch(batch=torch.ones(2, 4), weight=1.0, is_last=True)
     engine.forward_backward(micro, lambda m, x: (m(x).float().mean() * loss_factor, {}))
     report = engine.step(lr=0.1)
@@ -64,3 +68,18 @@ def test_without_an_overflow_the_gradient_is_unscaled_exactly() -> None:
     before, after, scale = step_with(2**-6)  # the gradient is 2^-6 in each component
     torch.testing.assert_close(after, before - 0.1 * 2**-6)
     assert scale == 2**16
+
+
+def test_our_loss_scale_moves_as_torch_moves_its_own() -> None:
+    scaler = torch.amp.GradScaler("cpu", growth_interval=3)
+    ours = DynamicLossScale(enabled=True)
+    scaler.scale(torch.ones(()))  # makes its state
+    ours.load_state_dict(scaler.state_dict())
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    for overflowed in (False, True, False, False, False, True, True, False, False, False, False):
+        parameter.grad = torch.full((1,), float("inf") if overflowed else 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        ours.update(overflowed=overflowed)
+        assert ours.state_dict() == scaler.state_dict()

@@ -1,38 +1,22 @@
-"""Engines, exchanges and batch controllers that a spec may name."""
+"""Exchanges and batch controllers that a spec may name."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from orchestrator.spec.section import Method, PositiveFloat, Section
-
-
-class Engine(Section):
-    """What every engine declares: the capabilities that methods may require of it."""
-
-    provides: ClassVar[frozenset[str]] = frozenset()
-    name: str
-
-
-class Ddp(Engine):
-    """Each worker holds a whole replica; gloo on CPUs, NCCL on GPUs."""
-
-    provides: ClassVar[frozenset[str]] = frozenset(
-        {"whole_tensors", "local_gradients", "changing_batch", "uneven_batch"}
-    )
-    name: Literal["ddp"]
-
-
-EngineConfig = Ddp
+from orchestrator.spec.section import Method, PositiveFloat
 
 
 class AllReduce(Method):
-    """Gradients are summed over all workers in buckets while the backward pass still runs."""
+    """Gradients are summed over all workers while the backward pass still runs.
 
-    requires: ClassVar[frozenset[str]] = frozenset({"local_gradients"})
+    Engines that divide gradients among the workers do it by their own reduce-scatter.
+    """
+
     name: Literal["all_reduce"]
-    bucket_mib: PositiveFloat = 25.0
-    """Size of one message in MiB; smaller buckets overlap more, larger ones cost fewer messages."""
+    bucket_mib: PositiveFloat | None = None
+    """Engine ddp: size of one message in MiB, null is 25; smaller ones overlap more, larger ones cost fewer
+    messages. Must be null under engines with messages of their own."""
 
 
 ExchangeConfig = AllReduce

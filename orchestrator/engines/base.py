@@ -1,0 +1,115 @@
+"""What all engines share: buffers, precision, the weight of a micro-batch."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.protocols import LossFunction, MicroBatch
+from orchestrator.core.shards import Piece, SavedState
+from orchestrator.core.state_naming import model_tensors
+from orchestrator.engines.precision import Precision
+
+
+class EngineBase(ABC):
+    """An engine over a model whose buffers every rank holds as a whole.
+
+    Args:
+        model: set up: on its device, divided where the engine divides it.
+        collectives: the job's collectives.
+        precision: autocast.
+        called: what a recipe calls as its model; None is ``model``.
+    """
+
+    def __init__(
+        self, model: nn.Module, collectives: Collectives, precision: Precision, *, called: nn.Module | None = None
+    ) -> None:
+        self.model = model
+        self._called = called or model
+        self.tied: Mapping[str, str] = model_tensors(model)[1]
+        self._collectives = collectives
+        self._precision = precision
+        # Running statistics are only written while training: sharing them at each step would be a message for nothing.
+        self._read_in_training = [
+            buffer
+            for module in model.modules()
+            if not isinstance(module, _NormBase)
+            for buffer in module.buffers(False)
+        ]
+        model.train()
+
+    def begin_step(self) -> None:
+        """Give all ranks rank 0's buffers, as torch's data parallelism does, where a training forward reads them."""
+        self._collectives.broadcast_(self._read_in_training)
+
+    def _share_buffers(self) -> None:
+        """Give all ranks rank 0's buffers, running statistics included."""
+        self._collectives.broadcast_(list(self.model.buffers()))
+
+    def _forward(self, micro: MicroBatch, loss: LossFunction) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a micro-batch times its share of the global batch.
+
+        Summed over micro-batches and ranks such losses give exactly the global mean, whatever their sizes.
+
+        Returns:
+            That loss, and ``loss`` and the recipe's metrics, detached, with the same weight.
+        """
+        with self._precision.forward():
+            value, metrics = loss(self._called, micro.batch)
+        weighted = {"loss": value, **metrics}
+        return value * micro.weight, {name: m.detach().float() * micro.weight for name, m in weighted.items()}
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode, without gradients, with rank 0's buffers everywhere."""
+        self._share_buffers()
+        self.model.eval()
+        with torch.no_grad(), self._precision.forward():
+            yield self._called
+        self.model.train()
+
+    @abstractmethod
+    def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
+        """Add one micro-batch to the step's gradient; returns metrics weighted by its share of the step."""
+
+    @abstractmethod
+    def step(self, lr: float) -> dict[str, Tensor | float]:
+        """Sum gradients over ranks and update the weights at the learning rate ``lr``.
+
+        Returns:
+            What only the engine knows: ``grad_norm`` before clipping, ``loss_scale``, ``bytes_sent``.
+        """
+
+    @abstractmethod
+    def pieces(self) -> dict[str, Piece]:
+        """This rank's live pieces of model and optimizer state; every rank names all tensors. A collective."""
+
+    @abstractmethod
+    def load(self, saved: SavedState) -> None:
+        """Take over the state of a checkpoint, written by any engine on any number of ranks.
+
+        Raises:
+            CheckpointError: where it is of another model or optimizer, or damaged.
+        """
+
+    @abstractmethod
+    def scaler_state(self) -> dict[str, Any]:
+        """State of the dynamic loss scale, JSON values; empty without one."""
+
+    @abstractmethod
+    def load_scaler_state(self, state: Mapping[str, Any]) -> None:
+        """Restore ``scaler_state``."""
+
+
+def fill_missing_gradients(parameters: list[nn.Parameter]) -> None:
+    """A trainable parameter that no loss has touched has the gradient zero, under every engine."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)

@@ -1,0 +1,119 @@
+"""Engines whose optimizer works on the model's own parameters, whole or DTensors."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.protocols import LossFunction, MicroBatch
+from orchestrator.core.shards import Piece, SavedState
+from orchestrator.core.state_naming import (
+    create_optimizer_state,
+    has_optimizer_state,
+    model_pieces,
+    optimizer_pieces,
+)
+from orchestrator.engines.base import EngineBase
+from orchestrator.engines.precision import Precision
+
+
+class NativeEngine(EngineBase):
+    """The step on an ordinary torch optimizer: sum, clip, update.
+
+    Args:
+        model: set up.
+        optimizer: over the model's trainable parameters.
+        collectives: the job's collectives.
+        precision: autocast and loss scaling.
+        clip_grad_norm: largest global L2 norm of the gradient; None is no clipping.
+        called: what a recipe calls as its model; None is ``model``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        collectives: Collectives,
+        precision: Precision,
+        *,
+        clip_grad_norm: float | None,
+        called: nn.Module | None = None,
+    ) -> None:
+        super().__init__(model, collectives, precision, called=called)
+        self.optimizer = optimizer
+        self._clip_grad_norm = clip_grad_norm
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
+        """See the base class."""
+        self._begin_backward(is_last=micro.is_last)
+        value, weighted = self._forward(micro, loss)
+        self._backward(self._precision.scaler.scale(value))
+        return weighted
+
+    def step(self, lr: float) -> dict[str, Tensor | float]:
+        """See the base class."""
+        report = self._sum_gradients()
+        scaler = self._precision.scaler
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self._clip_grad_norm is not None:
+            scaler.unscale_(self.optimizer)
+            report["grad_norm"] = clip_gradients_(self._parameters, self._clip_grad_norm)
+        scaler.step(self.optimizer)
+        scaler.update()
+        if scaler.is_enabled():
+            report["loss_scale"] = scaler.get_scale()
+        self._clear_gradients()
+        return report
+
+    def _backward(self, value: Tensor) -> None:
+        value.backward()
+
+    @abstractmethod
+    def _begin_backward(self, *, is_last: bool) -> None:
+        """Called before each micro-batch; gradients are summed over ranks with or after the last."""
+
+    @abstractmethod
+    def _sum_gradients(self) -> dict[str, Tensor | float]:
+        """Wait until every gradient is the sum over ranks; returns what it cost."""
+
+    @abstractmethod
+    def _clear_gradients(self) -> None:
+        """Forget the gradients of the step that was taken."""
+
+    def pieces(self) -> dict[str, Piece]:
+        """See the base class."""
+        self._share_buffers()
+        return {**model_pieces(self.model), **optimizer_pieces(self.model, self.optimizer)}
+
+    def load(self, saved: SavedState) -> None:
+        """See the base class."""
+        if has_optimizer_state(saved.names):
+            create_optimizer_state(self.optimizer)
+        saved.read(self.pieces())
+
+    def scaler_state(self) -> dict[str, Any]:
+        """See the base class."""
+        state: dict[str, Any] = self._precision.scaler.state_dict()
+        return state
+
+    def load_scaler_state(self, state: Mapping[str, Any]) -> None:
+        """See the base class."""
+        if state:
+            self._precision.scaler.load_state_dict(dict(state))
+
+
+def clip_gradients_(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale all gradients so that their global L2 norm is at most ``max_norm``; returns the norm before, a scalar."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm

@@ -1,0 +1,99 @@
+"""Where the elements of every parameter lie in ZeRO's flat partitions.
+
+DeepSpeed keeps this to itself; what is read here is private to it. The layout is therefore made once, for the version
+it was written against, and proved: over all ranks every element of every parameter lies in exactly one place, and the
+values there are the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.errors import UnsupportedLayoutError
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """This rank's elements of one parameter, consecutive in the parameter and in a flat partition."""
+
+    flat: Tensor
+    """The partition that the optimizer steps on, [elements of all its parameters on this rank, padding included]."""
+    offset: int
+    """Index of the first element in ``flat``."""
+    start: int
+    """Index of the first element in the whole parameter, row-major; 0 where this rank has none."""
+    length: int
+    """Number of elements; 0 where this rank has none."""
+    shape: tuple[int, ...]
+    """Shape of the whole parameter."""
+
+    def view(self, like_flat: Tensor) -> Tensor:
+        """The run's elements of any tensor that lies as ``flat`` does."""
+        return like_flat.detach()[self.offset : self.offset + self.length]
+
+
+def layout_of_flat_partitions(zero: Any) -> dict[nn.Parameter, Run]:
+    """Runs under ZeRO stages 1 and 2: parameters of a group are laid end to end and cut into one part per rank."""
+    runs: dict[nn.Parameter, Run] = {}
+    for flat, parameters in zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True):
+        for parameter in parameters:
+            mapping = parameter._hp_mapping
+            shape = tuple(parameter.shape)
+            if mapping is None:
+                runs[parameter] = Run(flat, 0, 0, 0, shape)
+                continue
+            here, whole = mapping.hp_fragment_address, mapping.lp_fragment_address
+            runs[parameter] = Run(flat, here.start, whole.start, here.numel, shape)
+    return runs
+
+
+def layout_of_parameter_shards(zero: Any, rank: int) -> dict[nn.Parameter, Run]:
+    """Runs under ZeRO stage 3: every parameter is cut evenly, the last part padded, and the parts laid end to end."""
+    runs: dict[nn.Parameter, Run] = {}
+    for flat, parameters in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
+        for parameter in parameters:
+            offset = zero.grad_position[zero.get_param_id(parameter)][1]
+            start, length = own_share(parameter, rank)
+            runs[parameter] = Run(flat, offset, start, length, tuple(parameter.ds_shape))
+    return runs
+
+
+def own_share(parameter: Any, rank: int) -> tuple[int, int]:
+    """First element and number of elements of a stage 3 parameter on a rank, padding left out."""
+    size = parameter.ds_tensor.ds_numel
+    start = min(rank * size, parameter.ds_numel)
+    return start, min(size, parameter.ds_numel - start)
+
+
+def prove_layout(runs: dict[nn.Parameter, Run], collectives: Collectives) -> None:
+    """Make sure that the runs of all ranks cover every parameter once. A collective.
+
+    Raises:
+        UnsupportedLayoutError: where they do not.
+    """
+    covered = torch.tensor([run.length for run in runs.values()], dtype=torch.int64)
+    first = torch.tensor([_sum_of_indices(run) for run in runs.values()], dtype=torch.int64)
+    device = next((run.flat.device for run in runs.values()), torch.device("cpu"))
+    both = torch.stack([covered, first]).to(device) if runs else torch.zeros(2, 0, dtype=torch.int64, device=device)
+    collectives.sum_(both)
+    sizes = [prod(run.shape) for run in runs.values()]
+    expected = torch.tensor([sizes, [size * (size - 1) // 2 for size in sizes]], dtype=torch.int64, device=device)
+    if not torch.equal(both, expected):
+        raise UnsupportedLayoutError("DeepSpeed divides the parameters in a way that this version does not know.")
+
+
+def _sum_of_indices(run: Run) -> int:
+    """Sum of the indices of the run's elements: two runs of the same length differ in it where they lie elsewhere."""
+    return run.length * run.start + run.length * (run.length - 1) // 2
+
+
+def runs_by_name(model: nn.Module, runs: dict[nn.Parameter, Run]) -> Iterator[tuple[str, Run]]:
+    """The runs with the names of their parameters, in the model's order."""
+    return ((name, runs[parameter]) for name, parameter in model.named_parameters() if parameter in runs)

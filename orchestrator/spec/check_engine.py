@@ -1,0 +1,51 @@
+"""What types cannot see of an engine's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.spec.check_deepspeed import LEAST_STAGE
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.engines import LOCAL_GRADIENTS, DeepSpeed, Engine, Fsdp2
+from orchestrator.spec.problems import Problem, shown
+
+
+def lacking(requires: frozenset[str], engine: Engine) -> frozenset[str]:
+    """Capabilities that a method requires and an engine lacks: the one rule of what may be combined."""
+    return requires - engine.provides
+
+
+def message_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """Only an engine whose gradients are summed by the exchange has messages of the exchange's size."""
+    size = spec.exchange.bucket_mib
+    if size is not None and LOCAL_GRADIENTS not in spec.engine.provides:
+        message = f"{spec.engine.title} sums gradients in messages of its own"
+        yield Problem("", "exchange.bucket_mib", shown(size), message, "null, or engine: ddp")
+
+
+def mesh_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """The replica groups of FSDP2 take up all workers."""
+    if not isinstance(spec.engine, Fsdp2):
+        return
+    mesh, workers = spec.engine.mesh, spec.resources.workers
+    if mesh.shard is None and workers % mesh.replicate:
+        message = f"{workers} workers / {mesh.replicate} replica groups = {workers / mesh.replicate:.3g} workers each"
+        divisors = ", ".join(str(n) for n in range(1, workers + 1) if workers % n == 0)
+        yield Problem("", "engine.mesh.replicate", str(mesh.replicate), message, f"a divisor of {workers}: {divisors}")
+    elif mesh.shard is not None and mesh.replicate * mesh.shard != workers:
+        product = mesh.replicate * mesh.shard
+        message = f"{mesh.replicate} replica groups x {mesh.shard} workers = {product}, but the job has {workers}"
+        yield Problem("", "engine.mesh.shard", str(mesh.shard), message, "null, or workers divided by replicate")
+
+
+def offload_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """DeepSpeed offloads only what it divides."""
+    engine = spec.engine
+    if not isinstance(engine, DeepSpeed):
+        return
+    for field, least in LEAST_STAGE.items():
+        value = getattr(engine, field)
+        if value is not None and engine.zero_stage < least:
+            message = f"zero_stage {engine.zero_stage} does not divide what would be offloaded"
+            yield Problem("", f"engine.{field}", shown(value), message, f"null, or zero_stage of at least {least}")

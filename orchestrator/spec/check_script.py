@@ -1,0 +1,33 @@
+"""Checks of a script: the file is in the spec's folder, which travels with the job, and is Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.spec.job import ScriptJobSpec
+from orchestrator.spec.problems import Problem, nearest, shown
+from orchestrator.spec.recipe_class import parse_source
+
+MAX_SHOWN_FILES = 10
+
+
+def script_problems(spec: ScriptJobSpec, folder: Path) -> Iterator[Problem]:
+    """The script is a Python file inside the spec's folder."""
+    path = spec.script.path
+    if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == "..":
+        message = "is outside the spec's folder, which is all that travels with the job"
+        yield Problem("", "script.path", shown(path), message, "a path inside it")
+    elif not os.path.isfile(folder / path):
+        there = sorted(file.name for file in folder.glob("*.py"))
+        legal = ", ".join(there[:MAX_SHOWN_FILES]) or "a Python file in it"
+        yield Problem("", "script.path", shown(path), f"no such file in {folder}", legal, nearest(path, there))
+    else:
+        try:
+            parse_source((folder / path).read_bytes())
+        except SyntaxError as error:
+            line = f" line {error.lineno}:" if error.lineno else ""
+            yield Problem("", "script.path", shown(path), f"is not valid Python:{line} {error.msg}")
+        except OSError as error:
+            yield Problem("", "script.path", shown(path), f"cannot be read: {error.strerror}")
