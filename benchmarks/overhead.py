@@ -1,4 +1,4 @@
-"""What does the orchestrator cost over the bare libraries, on the digits training with two workers?
+"""What does the orchestrator cost over the bare libraries, on the digits training?
 
 Two questions, answered side by side in one run, the contestants taking turns:
 
@@ -6,6 +6,7 @@ Two questions, answered side by side in one run, the contestants taking turns:
 - time from the command to the end of the second step against a bare Ray Train TorchTrainer, without and with MLflow.
 
     python benchmarks/overhead.py --repeats 5 --steps 250
+    python benchmarks/overhead.py --repeats 5 --steps 250 --workers 1     # leaves cores to spare on a small machine
 """
 
 from __future__ import annotations
@@ -30,23 +31,24 @@ SKIPPED_STEPS = 100
 """Steps at the start that do not count as steady."""
 
 
-def run_torchrun(folder: Path, steps: int) -> dict[str, Any]:
-    launcher = [BIN / "torchrun", "--standalone", "--nproc-per-node=2"]
+def run_torchrun(folder: Path, steps: int, workers: int) -> dict[str, Any]:
+    launcher = [BIN / "torchrun", "--standalone", f"--nproc-per-node={workers}"]
     return _run_peer(launcher, "digits_loop", folder, steps)
 
 
-def run_ray_train(folder: Path, steps: int) -> dict[str, Any]:
-    return _run_peer([sys.executable], "ray_train", folder, steps)
+def run_ray_train(folder: Path, steps: int, workers: int) -> dict[str, Any]:
+    return _run_peer([sys.executable], "ray_train", folder, steps, workers=workers)
 
 
-def run_ray_train_with_mlflow(folder: Path, steps: int) -> dict[str, Any]:
-    return _run_peer([sys.executable], "ray_train", folder, steps, mlflow=f"sqlite:///{folder}/mlflow.db")
+def run_ray_train_with_mlflow(folder: Path, steps: int, workers: int) -> dict[str, Any]:
+    uri = f"sqlite:///{folder}/mlflow.db"
+    return _run_peer([sys.executable], "ray_train", folder, steps, workers=workers, mlflow=uri)
 
 
-def run_ours(folder: Path, steps: int) -> dict[str, Any]:
+def run_ours(folder: Path, steps: int, workers: int) -> dict[str, Any]:
     """`orchestrator run` on the demo's spec; its first line of metrics is written when the second step ends."""
     overrides = [f"train.steps={steps}", "train.eval_every=null", "checkpoint.every=null", "batch.micro_size=null"]
-    overrides += ["schedule.warmup.steps=5"]
+    overrides += ["schedule.warmup.steps=5", f"resources.workers={workers}"]
     command = [str(BIN / "orchestrator"), "run", str(ROOT / "jobs/digits/demo.yaml"), "--storage", str(folder)]
     command += [item for override in overrides for item in ("--set", override)]
     started = _run(command)
@@ -77,7 +79,7 @@ def _figures(started: float, second_step_at: float, step_s: list[float]) -> dict
     return {"start_s": second_step_at - started, "step_s": statistics.median(step_s[SKIPPED_STEPS:])}
 
 
-CONTESTANTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+CONTESTANTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "torchrun, torch DDP": run_torchrun,
     "orchestrator run": run_ours,
     "bare Ray Train": run_ray_train,
@@ -85,21 +87,21 @@ CONTESTANTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
 }
 
 
-def measure(repeats: int, steps: int) -> dict[str, list[dict[str, Any]]]:
+def measure(repeats: int, steps: int, workers: int) -> dict[str, list[dict[str, Any]]]:
     """All contestants in turn, ``repeats`` times, after one short run that makes the training images."""
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
     with tempfile.TemporaryDirectory() as folder:
-        run_torchrun(Path(folder), SKIPPED_STEPS + 10)
+        run_torchrun(Path(folder), SKIPPED_STEPS + 10, workers)
     for repeat in range(repeats):
         for name, run in CONTESTANTS.items():
             with tempfile.TemporaryDirectory() as folder:
-                got = run(Path(folder), steps)
+                got = run(Path(folder), steps, workers)
             print(f"{repeat + 1}/{repeats} {name}: {got}", flush=True)
             figures[name].append(got)
     return figures
 
 
-def report(figures: dict[str, list[dict[str, Any]]], repeats: int, steps: int) -> str:
+def report(figures: dict[str, list[dict[str, Any]]], repeats: int, steps: int, workers: int) -> str:
     """The result page."""
 
     def ratio(key: str, peer: str) -> str:
@@ -118,10 +120,10 @@ def report(figures: dict[str, list[dict[str, Any]]], repeats: int, steps: int) -
         [
             "# Overhead of the orchestrator on the digits training",
             "",
-            f"`python benchmarks/overhead.py --repeats {repeats} --steps {steps}`, {date.today()}, "
+            f"`python benchmarks/overhead.py --repeats {repeats} --steps {steps} --workers {workers}`, {date.today()}, "
             f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}.",
-            "Two workers of one thread, global batch 1,024, LAMB; contestants take turns, medians with minimum and",
-            "maximum over the repeats.",
+            f"Workers: {workers}, of one thread each; global batch 1,024, LAMB. Contestants take turns; medians with",
+            "minimum and maximum over the repeats.",
             "",
             "| contestant | steady step, ms | command to end of second step, s |",
             "|---|---|---|",
@@ -145,10 +147,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=None, help="default: a dated file beside this script")
     options = parser.parse_args()
-    text = report(measure(options.repeats, options.steps), options.repeats, options.steps)
-    default = ROOT / "benchmarks" / f"overhead_{os.cpu_count()}-core-cpu_{date.today()}.md"
+    arguments = (options.repeats, options.steps, options.workers)
+    text = report(measure(*arguments), *arguments)
+    name = f"overhead_{options.workers}-of-{os.cpu_count()}-core-cpu_{date.today()}.md"
+    default = ROOT / "benchmarks" / name
     (options.output or default).write_text(text, encoding="utf-8")
     print(text)
 

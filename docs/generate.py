@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.accelerate_keys import ACCELERATE_KEYS
+from orchestrator.spec.deepspeed_keys import DEEPSPEED_KEYS
+from orchestrator.spec.foreign_keys import Keys, Refused
+from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.methods_table import Argument, MethodRow, arguments, methods
 from orchestrator.spec.schema import job_schema
 from orchestrator.spec.seams import seams, sections_in
@@ -21,7 +25,7 @@ INTRODUCTION = """\
 
 <!-- Written by docs/generate.py from orchestrator/spec. Edit the docstrings there, then run `make docs`. -->
 
-A spec is one YAML 1.2 file in the folder of its recipe. The shortest one that runs:
+A spec is one YAML 1.2 file in the folder of its recipe or script. The shortest one that runs:
 
 ```yaml
 recipe:
@@ -39,6 +43,7 @@ train:
   a name are those of the default method.
 - Unknown keys, values of the wrong type, impossible combinations and files that do not exist are errors. All are
   reported together, before anything starts: `orchestrator check SPEC`.
+- `script: {path: train.py}` in place of `recipe` runs a script on every worker: see [script_mode.md](script_mode.md).
 - YAML 1.2: `yes` and `on` are strings, `1e-6` is a number; a date is a string. Tags, duplicate keys, merge keys (`<<`),
   `.inf` and `.nan` are errors.
 """
@@ -46,20 +51,23 @@ train:
 
 def render() -> str:
     """Return the text of docs/spec.md."""
-    parts = [INTRODUCTION, "## All sections\n", _table([*_root_fields()])]
-    for name, field in JobSpec.model_fields.items():
+    parts = [INTRODUCTION, "## All sections\n", _table(_root_fields(JobSpec))]
+    parts += ["## All sections of a job with a script\n", _table(_root_fields(ScriptJobSpec))]
+    for name, field in (JobSpec.model_fields | ScriptJobSpec.model_fields).items():
         sections = sections_in(field.annotation)
         if name in seams():
             parts += _seam(name, field.description)
         elif sections:
             parts += _section(name, sections[0])
+    parts += _configuration("deepspeed", DEEPSPEED_KEYS)
+    parts += _configuration("accelerate", ACCELERATE_KEYS)
     return "\n".join(parts)
 
 
-def _root_fields() -> Iterator[Argument]:
-    """The fields of the root as a person writes them: linked to their sections, with `base`, and a name by default."""
-    for argument in arguments(JobSpec):
-        if sections_in(JobSpec.model_fields[argument.name].annotation):
+def _root_fields(kind: type[AnyJobSpec]) -> Iterator[Argument]:
+    """The fields of a root as a person writes them: linked to their sections, with `base`, and a name by default."""
+    for argument in arguments(kind):
+        if sections_in(kind.model_fields[argument.name].annotation):
             default = argument.default and "see there"
             yield replace(argument, name=f"[{argument.name}](#{argument.name})", type="a section", default=default)
         else:
@@ -86,6 +94,8 @@ def _seam(path: str, description: str | None) -> Iterator[str]:
     yield f"{description} Without a name it is `{seams()[path].default}`.\n"
     for method in (row for row in methods() if row.seam == path):
         yield from _method(method)
+    if path == "engine":
+        yield from _engine_table()
     nested = {
         f"{path}.{name}": section
         for configuration in seams()[path].methods.values()
@@ -96,13 +106,45 @@ def _seam(path: str, description: str | None) -> Iterator[str]:
         yield from _section(inner, section)
 
 
+def _engine_table() -> Iterator[str]:
+    yield "### Which methods each engine trains with\n"
+    rows = [row for row in methods() if row.lacking]
+    yield f"| method | {' | '.join(rows[0].lacking)} |"
+    yield "|---" * (1 + len(rows[0].lacking)) + "|"
+    for row in rows:
+        cells = (f"no: lacks {', '.join(names)}" if names else "yes" for names in row.lacking.values())
+        yield f"| `{row.seam}`: `{row.name}` | {' | '.join(cells)} |"
+    yield ""
+
+
+def _configuration(engine: str, keys: Keys) -> Iterator[str]:
+    """What may be said in the configuration of another library, key by key."""
+    yield f"## The config of engine {engine}\n"
+    yield 'Every key may be left out, null or "auto"; keys that are not here are errors.\n'
+    yield "| key | legal |\n|---|---|"
+    yield from (f"| `{path}` | {legal} |" for path, legal in _legal_values(keys, ""))
+    yield ""
+
+
+def _legal_values(keys: Keys, prefix: str) -> Iterator[tuple[str, str]]:
+    for key, entry in keys.items():
+        path = f"{prefix}{key}"
+        if isinstance(entry, Mapping):
+            yield from _legal_values(entry, f"{path}.")
+        elif isinstance(entry, Refused):
+            harmless = ", ".join(f"`{json.dumps(value)}`" for value in entry.harmless)
+            yield path, f"{harmless}; otherwise refused: {entry.reason}" if harmless else f"refused: {entry.reason}"
+        else:
+            yield path, entry.legal
+
+
 def _method(method: MethodRow) -> Iterator[str]:
     yield f"### {method.seam}: {method.name}\n"
     yield f"{_docstring(seams()[method.seam].methods[method.name])}\n"
     if method.requires:
         yield f"Requires of the engine: {', '.join(method.requires)}.\n"
-    if method.provides:
-        yield f"Provides: {', '.join(method.provides)}.\n"
+    for title, provided in method.provides.items():
+        yield f"{title} provides: {', '.join(provided)}.\n"
     if method.arguments:
         yield _section_table(method.arguments)
 

@@ -9,11 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from orchestrator.checkpoint.listing import MANIFEST_NAME
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.values import DataPosition
 
 FORMAT = 2
-MANIFEST_NAME = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

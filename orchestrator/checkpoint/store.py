@@ -1,9 +1,8 @@
-"""Saving, finding, loading and retiring the checkpoints of one job."""
+"""Writing and retiring the checkpoints of one job."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,7 +17,8 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 
-from orchestrator.checkpoint.manifest import MANIFEST_NAME, Manifest
+from orchestrator.checkpoint.listing import MANIFEST_NAME, list_checkpoints
+from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.checkpoint.planner import PieceWriter, first_fault
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import CheckpointError
@@ -183,20 +183,3 @@ def alone_is_fine() -> None:
     For the whole process: what could be undone would be undone for other threads as well.
     """
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest step first; what else somebody keeps there is left alone."""
-    found = (path for path in folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name))
-    return sorted((path for path in found if (path / MANIFEST_NAME).exists()), key=step_of)
-
-
-def step_of(path: Path) -> int:
-    """The step that a checkpoint's name gives."""
-    return int(path.name.removeprefix("step_"))
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The complete checkpoint of the highest step; None where there is none."""
-    found = list_checkpoints(folder)
-    return found[-1] if found else None

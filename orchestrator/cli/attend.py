@@ -14,9 +14,11 @@ from orchestrator.cli.result import emit_result, exit_code_of
 from orchestrator.cli.watch import Watch
 from orchestrator.launch.local import LocalDriver, start_local
 from orchestrator.launch.prepare import PreparedJob
+from orchestrator.spec.job import ScriptJobSpec
 
 POLL_S = 0.2
 STOPPING = "stopping after this step, saving a checkpoint (Ctrl-C again to abort without one)"
+STOPPING_SCRIPT = "stopping: the script gets SIGTERM and some time (Ctrl-C again to abort)"
 
 
 def attend_local(prepared: PreparedJob) -> int:
@@ -25,7 +27,8 @@ def attend_local(prepared: PreparedJob) -> int:
     emit(f"job {run.name} in {run.root}")
     follower = Follower(run, skip_existing=prepared.resumed)
     with Interrupts() as interrupts, start_local(prepared) as driver, open_report() as report:
-        companion = _Companion(follower, interrupts, driver, report)
+        stopping = STOPPING_SCRIPT if isinstance(prepared.spec, ScriptJobSpec) else STOPPING
+        companion = _Companion(follower, interrupts, driver, report, stopping)
         follow(follower, report, lambda: driver.poll() is not None, companion.between_looks)
         exit_code = driver.wait()
     emit_result(run)
@@ -64,11 +67,14 @@ class _Companion:
     The first interrupt stops with a checkpoint, the second aborts, the third kills.
     """
 
-    def __init__(self, follower: Follower, interrupts: Interrupts, driver: LocalDriver, report: Report) -> None:
+    def __init__(
+        self, follower: Follower, interrupts: Interrupts, driver: LocalDriver, report: Report, stopping: str
+    ) -> None:
         self._follower = follower
         self._interrupts = interrupts
         self._driver = driver
         self._report = report
+        self._stopping = stopping
         self._num_told = 0
         self._num_passed = 0
         self._told_closing = False
@@ -77,7 +83,7 @@ class _Companion:
         """Called between two looks at the run directory."""
         wanted = self._interrupts.count
         if wanted > self._num_told:
-            self._report.show(Notice(STOPPING if wanted == 1 else "aborting", "warning"))
+            self._report.show(Notice(self._stopping if wanted == 1 else "aborting", "warning"))
             self._num_told = wanted
         # Until it has recorded itself a driver has no ear for signals, and would die of one.
         is_listening = self._follower.state.get("driver") is not None

@@ -1,4 +1,4 @@
-"""`orchestrator methods`: what a spec may name at each seam, with arguments, defaults and requirements."""
+"""`orchestrator methods`: what a spec may name at each seam, what each needs, and which engines give it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this me
 
 
 def methods(name: Name = None, as_json: Json = False) -> None:
-    """Print the methods that a spec may name.
+    """Print the methods that a spec may name, engine by engine.
 
     With a name: its arguments, their defaults, and what it requires of the engine.
     """
@@ -45,12 +45,27 @@ def _emit_overview(rows: list[MethodRow]) -> None:
         cells = [(f"  {row.name}", "default" if row.is_default else "", row.summary) for row in group]
         for line in aligned(cells):
             emit(line)
+    _emit_engine_table([row for row in rows if row.lacking])
     emit("\n`orchestrator methods NAME` shows the arguments of one.")
+
+
+def _emit_engine_table(rows: list[MethodRow]) -> None:
+    """A line for each method, a column for each engine, whose variant stands below its name."""
+    emit(f"\n{paint('method and engine', 'bold')}")
+    names, variants = zip(*(title.rstrip(")").partition(" (")[::2] for title in rows[0].lacking), strict=True)
+    cells = [(f"  {row.seam}", row.name, *("no" if lacks else "yes" for lacks in row.lacking.values())) for row in rows]
+    for line in aligned([("", "", *names), ("", "", *variants), *cells]):
+        emit(line)
+    for row in rows:
+        if row.requires:
+            emit(f"  {row.name} requires {', '.join(row.requires)} of the engine")
 
 
 def _in_full(row: MethodRow) -> str:
     lines = [f"{paint(row.name, 'bold')}  ({row.seam}{', the default' if row.is_default else ''})", row.summary]
-    lines += [f"{label}: {', '.join(names)}" for label, names in _capabilities(row).items() if names]
+    lines += [f"{title} provides: {', '.join(names)}" for title, names in row.provides.items()]
+    lines += [f"requires of the engine: {', '.join(row.requires)}"] if row.requires else []
+    lines += [f"{title} lacks: {', '.join(names)}" for title, names in row.lacking.items() if names]
     lines.append("arguments:" if row.arguments else "no arguments")
     cells = [
         (f"  {argument.name}", "required" if argument.default is None else f"= {argument.default}", argument.type)
@@ -59,7 +74,3 @@ def _in_full(row: MethodRow) -> str:
     for line, argument in zip(aligned(cells) if cells else [], row.arguments, strict=True):
         lines += [line, f"      {argument.description}"]
     return "\n".join(lines)
-
-
-def _capabilities(row: MethodRow) -> dict[str, tuple[str, ...]]:
-    return {"requires of the engine": row.requires, "provides": row.provides}

@@ -37,9 +37,16 @@ def _resumed(event: Event) -> Notice:
     return Notice(f"resumed from step {event['step']:,} on {counted(event['workers'], 'worker')}")
 
 
+def _placed(event: Event) -> Notice | None:
+    if "script" not in event:
+        return None  # a recipe announces its own start
+    return Notice(f"{event['script']} starts on {counted(event['workers'], 'worker')}")
+
+
 WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "connected": _connected,
     "waiting": lambda event: Notice(f"waiting: {event['reason']}"),
+    "placed": _placed,
     "started": _started,
     "resumed": _resumed,
     "checkpoint_saved": lambda event: Notice(f"checkpoint saved at step {event['step']:,}"),

@@ -76,7 +76,7 @@ def result_fields(run: RunDirectory, state: Mapping[str, Any]) -> dict[str, Any]
     seconds = wall_time_s(state)
     return {
         "result": phase_text(state["phase"]),
-        "steps": figure(state.get("step") or 0),
+        "steps": None if state.get("step") is None else figure(state["step"]),
         "samples": figure(last["samples"]) if "samples" in last else None,
         "loss": figure(last["loss"]) if "loss" in last else None,
         **{key: figure(value) for key, value in last_evaluation(run).items()},

@@ -26,11 +26,13 @@ def model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: where ``state_dict`` has an entry that is neither a parameter nor a buffer.
     """
+    # First: FSDP2 puts sharded parameters back in place of gathered ones when it is asked for the state.
+    state = model.state_dict(keep_vars=True)
     owned = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     first_names: dict[int, str] = {}
-    for name, value in model.state_dict(keep_vars=True).items():
+    for name, value in state.items():
         if id(value) not in owned:
             raise CheckpointError(f"state_dict()[{name!r}] is neither a parameter nor a buffer; it cannot be saved.")
         first = first_names.setdefault(id(value), name)

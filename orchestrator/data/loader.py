@@ -15,8 +15,9 @@ from orchestrator.data.fetch import Collate, Fetcher, FetchRequest
 from orchestrator.data.micro_batch import LoadedMicroBatch, to_device
 from orchestrator.data.prefetch import Prefetcher
 from orchestrator.data.randomness import AUGMENTATION, EVALUATION
-from orchestrator.data.sampler import GlobalOrder, MicroBatchIds, share, split_micro_batches
+from orchestrator.data.sampler import GlobalOrder, MicroBatchIds, split_micro_batches
 from orchestrator.data.stream import is_stream, stream_evaluation
+from orchestrator.spec.batch_arithmetic import share
 
 
 class MapStyleData:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.spec.batch_arithmetic import num_micro_batches, share
+
 SampleIds = NDArray[np.int64]
 
 
@@ -53,23 +55,10 @@ class GlobalOrder:
         return self._permutations[epoch]
 
 
-def share(count: int, index: int, num_shares: int) -> tuple[int, int]:
-    """Start and stop of one contiguous share of ``count`` things; sizes differ by at most 1, the larger ones first."""
-    base, remainder = divmod(count, num_shares)
-    start = index * base + min(index, remainder)
-    return start, start + base + (index < remainder)
-
-
 def slice_for_rank(ids: SampleIds, rank: int, world_size: int) -> SampleIds:
     """The contiguous slice of a step's ids that one rank processes; slices differ in size by at most 1."""
     start, stop = share(len(ids), rank, world_size)
     return ids[start:stop]
-
-
-def num_micro_batches(num_samples: int, world_size: int, micro_batch_size: int | None) -> int:
-    """Micro-batches that every rank runs in a step of ``num_samples``: what the rank with the largest slice needs."""
-    largest_slice = -(-num_samples // world_size)
-    return 1 if micro_batch_size is None else -(-largest_slice // micro_batch_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from orchestrator.data.fetch import Collate, collate_samples
 from orchestrator.data.library import library_call
 from orchestrator.data.micro_batch import LoadedMicroBatch, to_device
 from orchestrator.data.randomness import EVALUATION, STREAM_COLLATE, isolated_randomness, keyed_sequence
-from orchestrator.data.sampler import num_micro_batches, share
 from orchestrator.data.shards import ShardReader, rows
+from orchestrator.spec.batch_arithmetic import num_micro_batches, share
 
 
 class StreamCollectives(Protocol):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,15 @@ class Fsdp2Engine(NativeEngine):
             unit.set_gradient_divide_factor(1.0)
             # gloo cannot scale while it sums, and there is nothing to scale.
             unit.set_force_sum_reduction_for_comms(True)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """See the base class."""
+        with super().evaluating() as model:
+            yield model
+        # The root unit stays gathered after a forward, for a backward that does not come.
+        for unit in self._units:
+            unit.reshard()
 
     def _begin_backward(self, *, is_last: bool) -> None:
         for unit in self._units:

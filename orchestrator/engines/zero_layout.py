@@ -73,20 +73,27 @@ def own_share(parameter: Any, rank: int) -> tuple[int, int]:
 
 
 def prove_layout(runs: dict[nn.Parameter, Run], collectives: Collectives) -> None:
-    """Make sure that the runs of all ranks cover every parameter once. A collective.
+    """Make sure that the runs of all ranks cover every parameter once, with the model's own values. A collective.
 
     Raises:
         UnsupportedLayoutError: where they do not.
     """
-    covered = torch.tensor([run.length for run in runs.values()], dtype=torch.int64)
-    first = torch.tensor([_sum_of_indices(run) for run in runs.values()], dtype=torch.int64)
     device = next((run.flat.device for run in runs.values()), torch.device("cpu"))
-    both = torch.stack([covered, first]).to(device) if runs else torch.zeros(2, 0, dtype=torch.int64, device=device)
-    collectives.sum_(both)
+    lengths = [run.length if _has_values_of(parameter, run) else -1 for parameter, run in runs.items()]
+    found = torch.tensor([lengths, [_sum_of_indices(run) for run in runs.values()]], dtype=torch.int64, device=device)
+    collectives.sum_(found)
     sizes = [prod(run.shape) for run in runs.values()]
     expected = torch.tensor([sizes, [size * (size - 1) // 2 for size in sizes]], dtype=torch.int64, device=device)
-    if not torch.equal(both, expected):
+    if not torch.equal(found, expected):
         raise UnsupportedLayoutError("DeepSpeed divides the parameters in a way that this version does not know.")
+
+
+def _has_values_of(parameter: Any, run: Run) -> bool:
+    divided = hasattr(parameter, "ds_tensor")
+    values = parameter.ds_tensor.detach() if divided else parameter.detach().flatten()
+    start = 0 if divided else run.start
+    expected = values[start : start + run.length].to(run.flat.device, run.flat.dtype)
+    return torch.equal(run.view(run.flat), expected)
 
 
 def _sum_of_indices(run: Run) -> int:

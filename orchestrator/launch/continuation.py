@@ -14,15 +14,19 @@ from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
 from orchestrator.launch.control import vitals_of
 from orchestrator.launch.package import Package
 from orchestrator.launch.processes import Liveness
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import AnyJobSpec
 from orchestrator.spec.load import load_resolved, load_spec
 
 MAY_CHANGE = (
+    "engine",
+    "exchange.bucket_mib",
     "resources",
     "checkpoint",
     "retries",
     "queue",
     "tracking.system_metrics_every_s",
+    "train.activation_checkpointing",
+    "train.compile",
     "train.log_every",
     "data.loader_workers",
     "data.prefetch",
@@ -32,7 +36,7 @@ LAST_DRIVER_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.2
 
 
-def differing_paths(first: JobSpec, second: JobSpec) -> list[str]:
+def differing_paths(first: AnyJobSpec, second: AnyJobSpec) -> list[str]:
     """Dotted paths of the fields in which two specs differ, in the order of the spec."""
     one, other = (dict(_leaves("", spec.model_dump(mode="json"))) for spec in (first, second))
     return [path for path in {**one, **other} if one.get(path, _ABSENT) != other.get(path, _ABSENT)]
@@ -81,7 +85,7 @@ def wait_for_last_driver(run_directory: RunDirectory) -> None:
         time.sleep(POLL_INTERVAL_S)
 
 
-def refuse_unlike(before: JobSpec, now: JobSpec, package: Package, run_directory: RunDirectory) -> None:
+def refuse_unlike(before: AnyJobSpec, now: AnyJobSpec, package: Package, run_directory: RunDirectory) -> None:
     """Make sure that a spec describes the job that it is to continue.
 
     Compared are the spec, except for ``MAY_CHANGE``, and the Python files of its folder.
@@ -98,7 +102,7 @@ def refuse_unlike(before: JobSpec, now: JobSpec, package: Package, run_directory
         )
 
 
-def overridden(run_directory: RunDirectory, overrides: Sequence[str]) -> JobSpec:
+def overridden(run_directory: RunDirectory, overrides: Sequence[str]) -> AnyJobSpec:
     """The job's spec with overrides that leave alone what defines the training.
 
     Raises:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.core.environment import own_environment
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import AnyJobSpec
 from orchestrator.tracking.uri import redact, resolve_tracking_uri
 
 
-def job_environment(spec: JobSpec, environ: Mapping[str, str]) -> dict[str, str]:
+def job_environment(spec: AnyJobSpec, environ: Mapping[str, str]) -> dict[str, str]:
     """The submitter's environment with the job's own variables over it.
 
     Raises:
@@ -19,13 +19,13 @@ def job_environment(spec: JobSpec, environ: Mapping[str, str]) -> dict[str, str]
     return {**environ, **own_environment(spec, environ)}
 
 
-def tracking_uri(spec: JobSpec, storage: Path, environ: Mapping[str, str]) -> str:
+def tracking_uri(spec: AnyJobSpec, storage: Path, environ: Mapping[str, str]) -> str:
     """Where the job's history goes, passwords included; variables under ``env`` count as the job will see them."""
     own = {name: environ.get(name, "") if value is None else value for name, value in spec.env.items()}
     return resolve_tracking_uri(spec.tracking.uri, {**environ, **own}, storage)
 
 
-def with_tracking_uri(spec: JobSpec, uri: str) -> JobSpec:
+def with_tracking_uri(spec: AnyJobSpec, uri: str) -> AnyJobSpec:
     """The spec with its tracking URI written out, so that a driver elsewhere means the same one.
 
     One with a password stays as the submitter gave it: the password is never written down.

@@ -37,7 +37,7 @@ def declare_lost(run_directory: RunDirectory, explanation: str, *, phase: str = 
     Returns:
         The new state.
     """
-    message = f"{explanation}; `orchestrator resume {run_directory.name}` continues from the last checkpoint."
+    message = f"{explanation}; `orchestrator resume {run_directory.name}` continues."
     state = run_directory.update_state(phase=phase, reason=LOST, message=message, finished_at=time.time())
     run_directory.event(LOST, {"phase": phase, "message": message})
     _close_tracking_run(run_directory, state)

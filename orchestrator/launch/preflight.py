@@ -14,7 +14,7 @@ from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.environment import tracking_uri
 from orchestrator.launch.package import Package, collect
 from orchestrator.launch.store import JobStore, taken_message
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.tracking.uri import check_reachable
 
@@ -47,7 +47,7 @@ def check_before_start(
     package = None
     try:
         package = collect(loaded.folder, storage)
-        problems += recipe_problems(spec, package)
+        problems += code_problems(spec, package)
     except UsageError as error:
         problems.append(str(error))
     uri = tracking_uri(spec, storage, environ)
@@ -78,9 +78,12 @@ def storage_problems(storage: Path) -> list[str]:
     return []
 
 
-def recipe_problems(spec: JobSpec, package: Package) -> list[str]:
-    """One sentence if the recipe's own file does not travel with the job."""
-    module, _, _ = spec.recipe.target.partition(":")
-    if not module.endswith(".py") or module in package.files or not (package.folder / module).is_file():
+def code_problems(spec: AnyJobSpec, package: Package) -> list[str]:
+    """One sentence if the file of the recipe, or the script, does not travel with the job."""
+    if isinstance(spec, ScriptJobSpec):
+        field, file = "script.path", os.path.normpath(spec.script.path)
+    else:
+        field, file = "recipe.target", spec.recipe.target.partition(":")[0]
+    if not file.endswith(".py") or file in package.files or not (package.folder / file).is_file():
         return []
-    return [f"recipe.target: {module} would not travel with the job; .gitignore, .rayignore or a link leaves it out."]
+    return [f"{field}: {file} would not travel with the job; .gitignore, .rayignore or a link leaves it out."]

@@ -18,7 +18,7 @@ from orchestrator.launch.package import Package, copy_into
 from orchestrator.launch.preflight import Checked, check_before_start
 from orchestrator.launch.processes import this_process
 from orchestrator.launch.store import JobStore, NameTakenError, candidate_names
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec, dump_resolved, load_resolved, spec_hash
 from orchestrator.tracking.uri import redact
 
@@ -28,7 +28,7 @@ class PreparedJob:
     """A job whose run directory is complete and whose driver has not been started."""
 
     run_directory: RunDirectory
-    spec: JobSpec
+    spec: AnyJobSpec
     """As in resolved.yaml; its name may differ from the submitted one."""
     resumed: bool
     """Whether the job existed before and continues."""
@@ -112,7 +112,7 @@ def _continue_as(loaded: LoadedSpec, run_directory: RunDirectory, checked: Check
     return _continue(run_directory, spec)
 
 
-def _continue(run_directory: RunDirectory, spec: JobSpec) -> PreparedJob:
+def _continue(run_directory: RunDirectory, spec: AnyJobSpec) -> PreparedJob:
     reconcile(run_directory)
     wait_for_last_driver(run_directory)
     with exclusive(run_directory):
@@ -136,7 +136,7 @@ def _continue(run_directory: RunDirectory, spec: JobSpec) -> PreparedJob:
     return PreparedJob(run_directory=run_directory, spec=spec, resumed=True)
 
 
-def _fill(staged: RunDirectory, spec: JobSpec, tracking_uri: str) -> None:
+def _fill(staged: RunDirectory, spec: AnyJobSpec, tracking_uri: str) -> None:
     """Write what depends on the name; called again with another name if the first was taken."""
     write_atomically(staged.resolved_spec, dump_resolved(spec))
     staged.update_state(
@@ -145,7 +145,7 @@ def _fill(staged: RunDirectory, spec: JobSpec, tracking_uri: str) -> None:
         message="",
         attempts=0,
         submissions=0,
-        step=0,
+        step=None if isinstance(spec, ScriptJobSpec) else 0,
         mlflow_run_id=None,
         # A password is not written down: whoever needs it resolves the URI again.
         tracking_uri=tracking_uri if redact(tracking_uri) == tracking_uri else None,

@@ -10,7 +10,7 @@ from orchestrator.core.environment import own_environment
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.local import DRIVER_MODULE
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import AnyJobSpec
 from orchestrator.tracking.uri import redact
 
 STOP_GRACE_S = 120
@@ -44,7 +44,7 @@ def entrypoint(run_directory: RunDirectory) -> str:
     return f"exec bash -c {shlex.quote(chr(10).join(lines))}"
 
 
-def runtime_environment(spec: JobSpec, environ: Mapping[str, str]) -> dict[str, str]:
+def runtime_environment(spec: AnyJobSpec, environ: Mapping[str, str]) -> dict[str, str]:
     """Variables of the Ray Job. Everybody on the cluster can read them, so passwords have to be asked for.
 
     Raises:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.values import Failure
 from orchestrator.schedule.policy import first_cause
+from orchestrator.schedule.script_rank import ScriptBackendConfig, run_script_rank
 from orchestrator.schedule.worker import run_rank
-from orchestrator.spec.job import Resources
+from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,17 @@ class Ended:
 
     outcome: str
     """finished or stopped."""
-    step: int
-    """Optimizer steps taken."""
+    message: str
+    """One clause for a person."""
+
+
+def _ended(value: dict[str, Any]) -> Ended:
+    """What rank 0 returned: a script's words, or the steps of a training."""
+    if "message" in value:
+        return Ended(value["outcome"], value["message"])
+    is_stopped = value["outcome"] == "stopped"
+    text = f"stopped at step {value['step']}, checkpoint written" if is_stopped else f"finished {value['step']} steps"
+    return Ended(value["outcome"], text)
 
 
 def _last_line(error: Exception) -> str:
@@ -42,45 +54,30 @@ def _without_note(rank: int, error: Exception) -> Failure:
 
 
 class Attempt:
-    """Runs ``TorchTrainer.fit`` in a thread, so that the driver's main thread keeps its signals and its clock.
+    """Runs a Ray Train trainer's ``fit`` in a thread, so that the driver's main thread keeps its signals and its clock.
 
     Ray restarts nothing by itself: every restart is the driver's decision and is written down.
 
     Args:
         directory: the job's run directory.
         number: the attempt, from 1.
-        resources: what the workers get.
+        spec: the job.
         env: environment of the workers.
-        rank_arguments: keyword arguments of ``train.rank.main``.
+        rank_arguments: keyword arguments of ``train.rank.main``, which ``run_script_rank`` takes too.
     """
 
     def __init__(
         self,
         directory: RunDirectory,
         number: int,
-        resources: Resources,
+        spec: AnyJobSpec,
         env: dict[str, str],
         rank_arguments: dict[str, Any],
     ) -> None:
         self._log_folder = directory.rank_log(number, 0).parent
-        self._num_workers = resources.workers
-        self._trainer = TorchTrainer(
-            run_rank,
-            train_loop_config=rank_arguments,
-            torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=resources.workers,
-                use_gpu=resources.gpus_per_worker > 0,
-                resources_per_worker={"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker},
-                placement_strategy=resources.placement.upper(),
-            ),
-            run_config=RunConfig(
-                name="ray_train",
-                storage_path=str(self._log_folder),
-                failure_config=FailureConfig(max_failures=0),
-                worker_runtime_env={"env_vars": env} if env else None,
-            ),
-        )
+        self._num_workers = spec.resources.workers
+        self._has_script = isinstance(spec, ScriptJobSpec)
+        self._trainer = _trainer(spec, str(self._log_folder), env, rank_arguments)
         self._result: Ended | Failure | None = None
         self._thread = threading.Thread(target=self._run, name=f"attempt-{number}", daemon=True)
 
@@ -101,8 +98,7 @@ class Attempt:
 
     def _run(self) -> None:
         try:
-            result = self._trainer.fit().return_value
-            self._result = Ended(result["outcome"], result["step"])
+            self._result = _ended(self._trainer.fit().return_value)
         except TrainingFailedError as error:
             self._result = self._explain(error)
         except Exception as error:
@@ -110,14 +106,41 @@ class Attempt:
 
     def _explain(self, error: TrainingFailedError) -> Failure:
         """Tell a worker that raised, and left a note, from one that disappeared, and left none."""
-        failures = []
+        lost, noted = [], []
         worker_failures = getattr(error, "worker_failures", {})
         for rank in range(self._num_workers):
             note = self._log_folder / f"failure_rank_{rank}.json"
             if note.exists():
-                failures.append(Failure(**json.loads(note.read_text(encoding="utf-8")), rank=rank))
+                failure = Failure(**json.loads(note.read_text(encoding="utf-8")), rank=rank)
+                noted.append((note.stat().st_mtime_ns, failure))
             elif rank in worker_failures:
-                failures.append(_without_note(rank, worker_failures[rank]))
+                lost.append(_without_note(rank, worker_failures[rank]))
+        failures = [*lost, *(failure for _, failure in sorted(noted, key=itemgetter(0)))]
         if not failures:
             return Failure(cause="infrastructure", message=_last_line(error), details=str(error))
-        return first_cause(failures)
+        # A script that loses its neighbor fails in its own name; only the order tells which one was the first.
+        return failures[0] if self._has_script else first_cause(failures)
+
+
+def _trainer(spec: AnyJobSpec, storage: str, env: dict[str, str], rank_arguments: dict[str, Any]) -> Any:
+    """A trainer of Ray's that has the workers run the recipe, with a process group, or the script, without one."""
+    resources = spec.resources
+    options = {
+        "train_loop_config": rank_arguments,
+        "scaling_config": ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker={"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker},
+            placement_strategy=resources.placement.upper(),
+        ),
+        "run_config": RunConfig(
+            name="ray_train",
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=0),
+            worker_runtime_env={"env_vars": env} if env else None,
+        ),
+    }
+    if isinstance(spec, ScriptJobSpec):
+        return DataParallelTrainer(run_script_rank, backend_config=ScriptBackendConfig(), **options)
+    backend = "nccl" if resources.gpus_per_worker else "gloo"
+    return TorchTrainer(run_rank, torch_config=TorchConfig(backend=backend), **options)

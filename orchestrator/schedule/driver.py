@@ -1,7 +1,7 @@
 """The job's driver: a state machine from a prepared run directory to a finished, failed or stopped job.
 
     preparing --> placing --> running --> succeeded
-        ^            |           |------> stopped     (SIGINT or a stop file: checkpoint first)
+        ^            |           |------> stopped     (SIGINT or a stop file: checkpoint first, or SIGTERM to a script)
         |            v           |------> failed      (budget of the cause is empty)
         +------- time out        +------> placing     (another attempt)
 
@@ -32,7 +32,7 @@ from orchestrator.schedule.attempt import Attempt, Ended
 from orchestrator.schedule.cluster import Waits, admit, connect, free_resources
 from orchestrator.schedule.history import JobHistory
 from orchestrator.schedule.policy import RetryPolicy
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_resolved
 
 _POLL_S = 0.2
@@ -58,7 +58,8 @@ class JobDriver:
     def __init__(self, directory: RunDirectory, *, embedded: bool) -> None:
         self._directory = directory
         self._embedded = embedded
-        self._spec: JobSpec = load_resolved(directory.resolved_spec)
+        self._spec: AnyJobSpec = load_resolved(directory.resolved_spec)
+        self._has_script = isinstance(self._spec, ScriptJobSpec)
         self._policy = RetryPolicy(self._spec.retries, directory.read_state().get("retries_used"))
         self._num_interrupts = 0
 
@@ -84,9 +85,8 @@ class JobDriver:
             history.wait_until_open()
             exit_code = self._attempts(history)
         except KeyboardInterrupt:
-            exit_code = self._end(
-                "stopped", "aborted", "aborted by a second interrupt; no checkpoint was written", STOPPED
-            )
+            message = "aborted by a second interrupt" + ("" if self._has_script else "; no checkpoint was written")
+            exit_code = self._end("stopped", "aborted", message, STOPPED)
         except OrchestratorError as error:
             traceback.print_exc()  # for the log; people get the sentence
             reason = "timed_out" if error.exit_code == TIMED_OUT else "could_not_start"
@@ -103,6 +103,9 @@ class JobDriver:
             if self._stop_requested:
                 return self._end("stopped", "stop_requested", "stopped before it was placed", STOPPED)
             result = self._one_attempt(history)
+            if self._has_script and self._stop_requested:
+                # SIGTERM reaches the ranks one after another, and each ends in its own way, or fails for a neighbor.
+                return self._end("stopped", "stop_requested", result.message, STOPPED)
             if isinstance(result, Ended):
                 return self._end_well(result)
             decision = self._policy.decide(result)
@@ -144,15 +147,15 @@ class JobDriver:
             "tracking_uri": history.uri,
             "mlflow_run_id": history.run_id,
         }
-        attempt = Attempt(
-            self._directory, number, self._spec.resources, own_environment(self._spec, os.environ), arguments
-        )
+        attempt = Attempt(self._directory, number, self._spec, own_environment(self._spec, os.environ), arguments)
         attempt.start()
         phase, updated = "placing", 0.0
         while (result := attempt.wait(_POLL_S)) is None:
             if phase == "placing" and attempt.has_workers:
                 phase, updated = "running", 0.0
-                self._directory.event("placed", {"attempt": number, "workers": self._spec.resources.workers})
+                script = {"script": self._spec.script.path} if isinstance(self._spec, ScriptJobSpec) else {}
+                placed = {"attempt": number, "workers": self._spec.resources.workers, **script}
+                self._directory.event("placed", placed)
             if time.monotonic() - updated > _STATE_EVERY_S:
                 updated = time.monotonic()
                 self._directory.update_state(phase=phase, step=self._last_step())
@@ -162,13 +165,16 @@ class JobDriver:
     def _stop_requested(self) -> bool:
         return self._directory.stop_file.exists()
 
-    def _last_step(self) -> int:
+    def _last_step(self) -> int | None:
+        """Optimizer steps taken; None for a script, whose steps are not counted."""
+        if self._has_script:
+            return None
         return int((last_json_line(self._directory.metrics_file) or {}).get("step", 0))
 
     def _end_well(self, result: Ended) -> int:
         if result.outcome == "stopped":
-            return self._end("stopped", "stop_requested", f"stopped at step {result.step}, checkpoint written", STOPPED)
-        return self._end("succeeded", None, f"finished {result.step} steps", SUCCESS)
+            return self._end("stopped", "stop_requested", result.message, STOPPED)
+        return self._end("succeeded", None, result.message, SUCCESS)
 
     def _end(self, phase: str, reason: str | None, message: str, exit_code: int) -> int:
         self._directory.update_state(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import AnyJobSpec
 from orchestrator.tracking.environment import describe_environment
 from orchestrator.tracking.run import finish_run, flatten, log_artifact, open_run, reopen_run, set_tags
 from orchestrator.tracking.sender import replay
@@ -33,7 +33,7 @@ class JobHistory:
         directory: its run directory; the run's id is kept in its state.
     """
 
-    def __init__(self, spec: JobSpec, directory: RunDirectory) -> None:
+    def __init__(self, spec: AnyJobSpec, directory: RunDirectory) -> None:
         self._spec = spec
         self._directory = directory
         self.uri: str = resolve_tracking_uri(spec.tracking.uri, os.environ, directory.root.parent)

@@ -15,6 +15,9 @@ def run_rank(config: dict[str, Any]) -> Any:
     Args:
         config: keyword arguments of ``orchestrator.train.rank.main``, without the node.
     """
-    # Two Ray nodes may share a host, and two hosts a name: both together tell nodes apart.
-    node = f"{socket.gethostname()}-{ray.get_runtime_context().get_node_id()[:6]}"
-    return importlib.import_module("orchestrator.train.rank").main(**config, node=node)
+    return importlib.import_module("orchestrator.train.rank").main(**config, node=node_name())
+
+
+def node_name() -> str:
+    """Name of this worker's node: two Ray nodes may share a host, and two hosts a name; both together tell."""
+    return f"{socket.gethostname()}-{ray.get_runtime_context().get_node_id()[:6]}"

@@ -54,7 +54,8 @@ def resolve_accelerate_config(spec: JobSpec, folder: Path) -> ResolvedAccelerate
     section = values.get("deepspeed_config", {})
     file = read_deepspeed_file(section, folder)
     written = without_defaults(file.values) if file else _as_deepspeed(section)
-    return ResolvedAccelerate("deepspeed", _deepspeed_arguments(section), resolved(written, spec, zero_of(written)))
+    # The recipe builds its model before the engine divides it, so that there is nothing for zero.Init to do.
+    return ResolvedAccelerate("deepspeed", {"zero3_init_flag": False}, resolved(written, spec, zero_of(written)))
 
 
 def read_accelerate_config(engine: Accelerate, folder: Path) -> ConfigSource:
@@ -95,14 +96,6 @@ def _as_deepspeed(section: Mapping[str, Any]) -> dict[str, Any]:
         "stage3_gather_16bit_weights_on_model_save": section.get("zero3_save_16bit_model"),
     }
     return without_defaults({"zero_optimization": zero})
-
-
-def _deepspeed_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
-    # The recipe builds its model before the engine divides it, so that there is nothing for zero.Init to do.
-    arguments: dict[str, Any] = {"zero3_init_flag": False}
-    if "deepspeed_moe_layer_cls_names" in section:
-        arguments["transformer_moe_cls_names"] = section["deepspeed_moe_layer_cls_names"]
-    return arguments
 
 
 def _fsdp_arguments(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from orchestrator.spec.foreign_keys import COUNT, DECIDED, FLAG, TEXT, Keys, Refused, Value, one_of
+from orchestrator.spec.foreign_keys import COUNT, DECIDED, FLAG, TEXT, Decided, Keys, Refused, Value, one_of
 
 _FSDP1 = "belongs to FSDP 1; `accelerate to-fsdp2` converts a configuration"
 _RECOMPUTED = Refused(
@@ -18,7 +18,7 @@ BY_RAY = Value("anything", lambda value: True)
 """What Ray decides when it places the workers, whatever the file of another cluster says."""
 
 FSDP: Keys = {
-    "fsdp_version": DECIDED,
+    "fsdp_version": Decided("2"),
     "fsdp_reshard_after_forward": FLAG,
     "fsdp_offload_params": FLAG,
     "fsdp_auto_wrap_policy": one_of("TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP", "NO_WRAP"),
@@ -39,16 +39,16 @@ FSDP: Keys = {
 
 DEEPSPEED: Keys = {
     "deepspeed_config_file": TEXT,
-    "zero_stage": DECIDED,
-    "offload_optimizer_device": DECIDED,
-    "offload_param_device": DECIDED,
+    "zero_stage": Decided("0, 1, 2, 3"),
+    "offload_optimizer_device": Decided("none, cpu with stage 1 or more"),
+    "offload_param_device": Decided("none, cpu with stage 3"),
     "offload_optimizer_nvme_path": Refused("only host memory is offloaded to", ("none",), "none"),
     "offload_param_nvme_path": Refused("only host memory is offloaded to", ("none",), "none"),
-    "gradient_accumulation_steps": DECIDED,
+    "gradient_accumulation_steps": Decided("1, or what the job says"),
     "gradient_clipping": DECIDED,
     "zero3_init_flag": Refused("the recipe builds its model before the engine divides it", (False,), "false"),
     "zero3_save_16bit_model": FLAG,
-    "deepspeed_moe_layer_cls_names": TEXT,
+    "deepspeed_moe_layer_cls_names": Refused("the engine has no backward pass through leaf modules"),
     "deepspeed_hostfile": BY_RAY,
     "deepspeed_multinode_launcher": BY_RAY,
     "deepspeed_inclusion_filter": BY_RAY,
@@ -58,7 +58,7 @@ DEEPSPEED: Keys = {
 
 ACCELERATE_KEYS: Keys = {
     "compute_environment": one_of("LOCAL_MACHINE"),
-    "distributed_type": DECIDED,
+    "distributed_type": Decided("FSDP, DEEPSPEED; required"),
     "fsdp_config": FSDP,
     "deepspeed_config": DEEPSPEED,
     "mixed_precision": DECIDED,

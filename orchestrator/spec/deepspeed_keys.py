@@ -106,7 +106,7 @@ ZERO: Keys = {
     "log_trace_cache_warnings": FLAG,
     "enable_sanity_checks": FLAG,
     "save_muon_momentum_buffer_in_memory": Refused("belongs to DeepSpeed's Muon, which the spec cannot name", (False,)),
-    "leaf_module": {"classes": TEXTS, "names": TEXTS, "name_suffixes": TEXTS},
+    "leaf_module": Refused("the engine has no backward pass through leaf modules"),
     "mics_shard_size": Refused(_REMOVED),
     "mics_hierarchical_params_gather": Refused(_REMOVED),
     "zeropp_loco_param": Refused(_REMOVED),

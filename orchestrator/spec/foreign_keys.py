@@ -35,7 +35,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Decided:
-    """A key whose value the job decides; the table's reader compares it."""
+    """A key that rules decide on, most of which compare its value with the job's."""
+
+    legal: str = "what the job says"
+    """What is legal, in words."""
 
 
 Entry = Value | Refused | Decided | Mapping[str, "Entry"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from orchestrator.checkpoint.store import latest_checkpoint
+from orchestrator.checkpoint.listing import latest_checkpoint
 from orchestrator.core import tables
 from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import Engine, Tracker, TrainData

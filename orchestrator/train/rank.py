@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from orchestrator.checkpoint.store import latest_checkpoint, step_of
+from orchestrator.checkpoint.listing import latest_checkpoint, step_of
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import OrchestratorError, RecipeError
 from orchestrator.core.protocols import Tracker

@@ -24,6 +24,7 @@ COMMANDS = (
     "status",
     "logs",
     "stop",
+    "export",
     "methods",
     "schema",
     "doctor",
@@ -45,7 +46,7 @@ def test_every_command_explains_itself(name: str, cli) -> None:
     assert answer.code == 0
     assert f"Usage: orchestrator {name}" in answer.out
     assert "--set" in answer.out or name not in ("check", "plan", "run", "submit", "resume")
-    assert "--json" in answer.out or name not in ("check", "plan", "list", "status", "methods", "doctor")
+    assert "--json" in answer.out or name not in ("check", "plan", "list", "status", "export", "methods", "doctor")
 
 
 def test_version(cli) -> None:
@@ -180,7 +181,20 @@ def test_methods(cli) -> None:
     overview = cli("methods").out
     assert "optimizer\n" in overview
     assert "lamb" in overview
+    table = overview.partition("method and engine\n")[2].splitlines()
+    assert [line.split() for line in table[:2]] == [
+        ["ddp", "fsdp2", "deepspeed", "deepspeed", "accelerate"],
+        ["zero_stage", "0", "zero_stage", "2"],
+    ]
+    assert ["optimizer", "lamb", "yes", "no", "yes", "no", "no"] in [line.split() for line in table]
+    assert "  lamb requires whole_tensors of the engine" in table
+    assert max(map(len, table)) <= 100
+    assert (
+        "deepspeed (zero_stage 0) provides: changing_batch, uneven_batch, whole_tensors"
+        in cli("methods", "deepspeed").out
+    )
     in_full = cli("methods", "lamb").out
+    assert "fsdp2 lacks: whole_tensors" in in_full
     assert "weight_decay" in in_full
     assert "= 1e-06" in in_full
     assert [row["name"] for row in json.loads(cli("methods", "lamb", "--json").out)] == ["lamb"]

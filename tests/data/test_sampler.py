@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 from data_samples import UNEVEN
 
-from orchestrator.data.sampler import (
-    GlobalOrder,
-    num_micro_batches,
-    share,
-    slice_for_rank,
-    split_micro_batches,
-)
+from orchestrator.data.sampler import GlobalOrder, slice_for_rank, split_micro_batches
+from orchestrator.spec.batch_arithmetic import num_micro_batches, share
 
 WORLDS = (1, 2, 3, 5, 8)
 

@@ -20,6 +20,17 @@ batch: {global_size: 96}
 resources: {workers: 2, placement: strict_spread}
 checkpoint: {every: 1000}
 """
+SCRIPT = """
+name: script
+script: {path: train.py}
+resources: {workers: 2, placement: strict_spread}
+tracking: {system_metrics_every_s: null}
+"""
+TRAIN = """
+import os, time
+print(*(os.environ[name] for name in "NODE_RANK RANK LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT".split()))
+time.sleep(600)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +89,24 @@ def test_stop_leaves_a_checkpoint_and_resume_finishes(cluster: RayHead, tmp_path
     assert f"resumed from step {step}" in output
     assert state(run_directory)["phase"] == "succeeded"
     assert steps(run_directory) == list(range(1, 151))
+
+
+def test_a_script_runs_on_both_nodes_and_is_stopped(cluster: RayHead, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "train.py").write_text(TRAIN)
+    (tmp_path / "job" / "job.yaml").write_text(SCRIPT)
+    storage = tmp_path / "runs"
+    logs = [storage / "script" / "logs" / "1" / f"rank_{rank}.log" for rank in (0, 1)]
+    code, output = run(
+        "submit", tmp_path / "job" / "job.yaml", "--address", cluster.address, "--storage", storage, env=ENV
+    )
+    assert code == 0, output
+    wait_until(lambda: all(log.exists() and log.read_text().endswith("\n") for log in logs), "both scripts")
+    first, second = (log.read_text().split() for log in logs)
+    # Both raylets have the address of this host, so they are one node to Ray Train, as they would be to torchrun.
+    assert [first[:4], second[:4]] == [["0", "0", "0", "2"], ["0", "1", "1", "2"]]
+    assert first[4:] == second[4:]
+    code, output = run("stop", "script", "--storage", storage, env=ENV)
+    assert code == 0, output
+    assert "script: stopped; train.py on rank 0 was ended by SIGTERM" in output
+    assert state(storage / "script")["phase"] == "stopped"

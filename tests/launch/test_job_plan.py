@@ -11,7 +11,9 @@ import pytest
 from orchestrator.core.errors import UsageError
 from orchestrator.data.sampler import split_micro_batches
 from orchestrator.launch import plan as plan_module
-from orchestrator.launch.plan import batch_rows, make_plan, num_moments, totals
+from orchestrator.launch.memory import ask
+from orchestrator.launch.memory.step import optimizer_cost
+from orchestrator.launch.plan import batch_rows, make_plan, totals
 from orchestrator.launch.prepare import prepare
 from orchestrator.spec.load import dump_resolved
 
@@ -61,38 +63,44 @@ def test_lengths(overrides, expected, load):
     assert totals(load("", overrides).spec) == expected
 
 
-COUNT_STATE = """
+COUNT_TENSORS = """
 import sys, torch
 from orchestrator.core.tables import OPTIMIZERS, load
-from orchestrator.spec.load import load_resolved
+from orchestrator.spec.load import load_recipe_job
+from orchestrator.train.activations import REST, Trace
 for path in sys.argv[1:]:
-    config = load_resolved(path).optimizer
-    model = torch.nn.Linear(5, 7, bias=False)
+    config = load_recipe_job(path).optimizer
+    model = torch.nn.Linear(50, 70, bias=False)
     optimizer = load(OPTIMIZERS, config.name)(config, model)
-    model(torch.ones(1, 5)).sum().backward()
+    model(torch.ones(1, 50)).sum().backward()
     optimizer.step()
-    values = optimizer.state[model.weight].values()
-    print(sum(isinstance(value, torch.Tensor) and value.numel() == 35 for value in values))
+    values = [v for v in optimizer.state[model.weight].values() if isinstance(v, torch.Tensor)]
+    with Trace([model.weight, model.weight.grad, *values]) as trace:
+        trace.enter(REST)
+        optimizer.step()
+    print(sum(v.numel() == 3500 for v in values), trace.segments[0].peak // (4 * 3500))
 """
 
 
-def test_optimizer_state_is_what_the_optimizers_keep(load, tmp_path):
+def test_optimizers_keep_and_compute_what_is_planned(load, tmp_path):
     """Counted on the real optimizers, in another process: this one stays free of torch."""
     expected = {
-        "{name: sgd}": 0,
-        "{name: sgd, momentum: 0.9}": 1,
-        "{name: adamw}": 2,
-        "{name: adamw, amsgrad: true}": 3,
-        "{name: lamb}": 2,
+        "{name: sgd}": (0, 0),
+        "{name: sgd, momentum: 0.9}": (1, 0),
+        "{name: sgd, weight_decay: 0.1}": (0, 1),
+        "{name: adamw}": (2, 2),
+        "{name: adamw, amsgrad: true}": (3, 2),
+        "{name: lamb}": (2, 2),
     }
     paths = []
-    for number, (optimizer, num_tensors) in enumerate(expected.items()):
+    for number, (optimizer, counts) in enumerate(expected.items()):
         spec = load(f"optimizer: {optimizer}\n").spec
-        assert num_moments(spec.optimizer) == num_tensors
+        cost = optimizer_cost(spec.optimizer, on_gpu=False)
+        assert (cost.moments, cost.in_passing) == counts
         paths.append(tmp_path / f"{number}.yaml")
         paths[-1].write_text(dump_resolved(spec))
-    ran = subprocess.run([sys.executable, "-c", COUNT_STATE, *paths], capture_output=True, text=True, check=True)
-    assert [int(line) for line in ran.stdout.split()] == list(expected.values())
+    ran = subprocess.run([sys.executable, "-c", COUNT_TENSORS, *paths], capture_output=True, text=True, check=True)
+    assert [tuple(map(int, line.split())) for line in ran.stdout.splitlines()] == list(expected.values())
 
 
 def test_a_whole_plan_touches_nothing(load, storage):
@@ -104,8 +112,13 @@ def test_a_whole_plan_touches_nothing(load, storage):
     assert plan.memory_unknown is None
     assert plan.memory is not None
     assert plan.memory.num_parameters == num_parameters
-    assert plan.memory.weight_bytes == 4 * num_parameters + 4 * 2 * 8 + 8
-    assert plan.memory.total_bytes == plan.memory.weight_bytes + 3 * 4 * num_parameters
+    assert plan.memory.peak.parameters == 4 * num_parameters + 4 * 2 * 8 + 8
+    assert plan.memory.peak.gradients == 4 * num_parameters
+    # AdamW's two moments, and two temporaries of the size of the largest tensor.
+    assert plan.memory.peak.optimizer == 4 * (2 * num_parameters + 2 * 32)
+    assert plan.memory.checkpoint_copy == (plan.memory.peak.parameters + 8 * num_parameters) / 2
+    assert plan.memory.activations_unknown == "Recipe.build_datasets: the training data are empty."
+    assert [row.workers for row in plan.memory.rows if row.is_chosen] == [2]
     assert (plan.workers, plan.cpus_per_worker, plan.gpus_per_worker, plan.placement) == (2, 0.5, 0, "spread")
     assert plan.package.files == ("recipe.py", "spec.yaml")
     assert (plan.run_directory, plan.name_is_taken) == (storage / "tiny", False)
@@ -116,7 +129,7 @@ def test_a_whole_plan_touches_nothing(load, storage):
 
 
 def test_a_plan_knows_taken_names_and_hides_passwords(load, storage, monkeypatch):
-    monkeypatch.setattr(plan_module, "estimate_memory", lambda *_: "not asked for here")
+    monkeypatch.setattr(plan_module, "plan_memory", lambda *_: "not asked for here")
     prepare(load(), storage)
     loaded = load("tracking: {uri: 'http://me:hunter2@mlflow:5000'}\n")
     plan = make_plan(loaded, storage, {})
@@ -141,7 +154,7 @@ def test_an_unknown_memory_says_why(line, message, load, storage, monkeypatch):
     recipe = f"class Recipe:\n    def build_model(self):\n        {line}\n"
     recipe += "    def build_datasets(self): ...\n    def loss(self, model, batch): ...\n"
     if "sleep" in line:
-        monkeypatch.setattr(plan_module, "DESCRIBE_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(ask, "DESCRIBE_TIMEOUT_S", 0.5)
     plan = make_plan(load(recipe=recipe), storage, os.environ)
     assert plan.memory is None
     assert plan.memory_unknown is not None
@@ -151,6 +164,81 @@ def test_an_unknown_memory_says_why(line, message, load, storage, monkeypatch):
 def test_a_recipe_that_prints_is_no_trouble(load, storage):
     recipe = load().folder.joinpath("recipe.py").read_text().replace("from torch", "print('hello'); from torch")
     assert make_plan(load(recipe=recipe), storage, os.environ).memory is not None
+
+
+LEARNING = """
+import torch
+from torch import nn
+
+class Recipe:
+    def build_model(self):
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def build_datasets(self):
+        return [torch.zeros(4)] * 20, None
+
+    def loss(self, model, batch):
+        loss = model(batch).mean()
+        return loss, {}
+"""
+
+
+def test_activations_are_those_of_a_real_batch(load, storage):
+    plan = make_plan(load("batch: {global_size: 16, micro_size: 8}\n", recipe=LEARNING), storage, os.environ)
+    assert plan.memory is not None
+    assert plan.memory.activations_unknown is None
+    peaks = [row.peaks["ddp"] for row in plan.memory.rows]
+    # 8 samples on up to 2 workers, 2 samples on 8; a batch is 8 x 4 numbers.
+    assert peaks[0] == peaks[1]
+    assert peaks[0].activations > 2 * peaks[7].activations
+    for workers, samples in ((1, 8), (8, 2)):
+        # In the backward of the second layer: the batch, what the ReLU kept, the gradients of outputs and hidden.
+        assert peaks[workers - 1].activations >= 4 * samples * (4 + 8 + 2 + 8)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("loss = model(batch).mean() * (1 if batch.sum().item() else 2)", "Recipe.loss raised DataDependentOutput"),
+        ("loss = model(batch).mean().detach()", "must return a scalar tensor with a gradient"),
+    ],
+)
+def test_unknown_activations_are_not_guessed(line, reason, load, storage):
+    recipe = LEARNING.replace("loss = model(batch).mean()", line)
+    plan = make_plan(load("batch: {global_size: 16}\n", recipe=recipe), storage, os.environ)
+    assert plan.memory is not None
+    assert reason in str(plan.memory.activations_unknown)
+    assert plan.memory.peak.activations == 0
+
+
+def test_what_was_known_before_a_failure_is_shown(load, storage):
+    recipe = LEARNING.replace("return [torch", "import os; os._exit(5); return [torch")
+    plan = make_plan(load("batch: {global_size: 16}\n", recipe=recipe), storage, os.environ)
+    assert plan.memory is not None
+    assert plan.memory.num_parameters == 58
+    assert plan.memory.activations_unknown == "reading the data and tracing a backward failed: exit code 5"
+
+
+@pytest.mark.parametrize(
+    ("engine", "title"),
+    [
+        ("{name: fsdp2, mesh: {replicate: 2}}", "fsdp2"),
+        ("{name: deepspeed, zero_stage: 1}", "deepspeed 1"),
+        ("{name: accelerate, config: {distributed_type: FSDP, fsdp_config: {fsdp_version: 2}}}", "accelerate"),
+        (
+            "{name: accelerate, config: {distributed_type: DEEPSPEED, deepspeed_config: {zero_stage: 2}}}",
+            "accelerate",
+        ),
+    ],
+)
+def test_every_engine_has_its_formula(engine, title, load, storage):
+    loaded = load(f"resources: {{workers: 4}}\nengine: {engine}\n", recipe=LEARNING)
+    memory = make_plan(loaded, storage, os.environ).memory
+    assert memory is not None
+    assert memory.engine == title
+    assert memory.rows[3].peaks[title] == memory.peak
+    # Two replica groups are not possible on three workers.
+    assert (memory.rows[2].peaks[title] is None) == (title == "fsdp2")
 
 
 def test_too_much_to_upload_is_refused(load, storage):

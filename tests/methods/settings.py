@@ -11,7 +11,12 @@ SETTINGS: dict[str, dict[str, dict]] = {
         "polynomial": {"schedule": {"name": "polynomial", "warmup": {"steps": 2}}},
         "cosine": {"schedule": {"name": "cosine", "warmup": {"fraction": 0.2}}},
     },
-    "engine": {"ddp": {"engine": {"name": "ddp"}}},
+    "engine": {
+        "ddp": {"engine": {"name": "ddp"}},
+        "fsdp2": {"engine": {"name": "fsdp2"}},
+        "deepspeed": {"engine": {"name": "deepspeed"}},
+        "accelerate": {"engine": {"name": "accelerate", "config": {"distributed_type": "FSDP"}}},
+    },
     "exchange": {"all_reduce": {"exchange": {"name": "all_reduce"}}},
     "batch.controller": {"constant": {"batch": {"global_size": 48, "controller": {"name": "constant"}}}},
     "data.source": {

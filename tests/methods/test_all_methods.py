@@ -24,16 +24,18 @@ def test_every_method_has_a_card(seam: str, name: str) -> None:
 
 @pytest.mark.parametrize(("seam", "name"), CASES)
 def test_it_trains_and_resumes_bit_for_bit(tmp_path: Path, seam: str, name: str) -> None:
-    sections = SETTINGS[seam][name]
-    whole = make_run_directory(tmp_path / "whole", tiny_spec(checkpoint={"every": 3}, **sections))
-    outcome, lines = train_on(1, whole)[0]
+    # One worker has nothing to divide; what is of no engine is trained by several in test_engine_table.py.
+    workers = 2 if seam == "engine" else 1
+    spec = tiny_spec(checkpoint={"every": 3}, resources={"workers": workers}, **SETTINGS[seam][name])
+    whole = make_run_directory(tmp_path / "whole", spec)
+    outcome, lines = train_on(workers, whole)[0]
     assert outcome == "finished"
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert lines[-1]["loss"] < lines[0]["loss"]
 
-    broken = make_run_directory(tmp_path / "broken", tiny_spec(checkpoint={"every": 3}, **sections))
+    broken = make_run_directory(tmp_path / "broken", spec)
     broken.checkpoints.mkdir()
     (whole.checkpoints / "step_3").rename(broken.checkpoints / "step_3")
-    _, resumed = train_on(1, broken)[0]
+    _, resumed = train_on(workers, broken)[0]
     assert [line["step"] for line in resumed] == [4, 5, 6]
     assert_same_weights(whole, broken)

@@ -79,7 +79,7 @@ KEYS = [
     ),
     BadSpec("misspelt method", good("optimizer: {name: lmab}"), "optimizer.name", "Did you mean 'lamb'?"),
     BadSpec("misspelt method alone", good("optimizer: lmab"), "optimizer.name", "unknown optimizer"),
-    BadSpec("unknown engine", good("engine: {name: fsdp9}"), "engine.name", "unknown engine. Legal: ddp"),
+    BadSpec("unknown engine", good("engine: {name: fsdp9}"), "engine.name", "Legal: accelerate, ddp, deepspeed, fsdp2"),
     BadSpec("unknown source", good("data: {source: {name: web}}"), "data.source.name", "recipe"),
     BadSpec("unknown exchange", good("exchange: gossip"), "exchange.name", "all_reduce"),
     BadSpec("unknown controller", good("batch: {controller: nois_scale}"), "batch.controller.name", "constant"),

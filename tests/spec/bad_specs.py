@@ -1,8 +1,10 @@
 """Specs that must be refused, each for one reason that the user can read: shared by the tests of spec and cli."""
 
+from spec.bad_engines import ACCELERATE, DEEPSPEED, ENGINES
 from spec.bad_fields import KEYS, TYPES, VALUES
 from spec.bad_overrides import BASES, OVERRIDES
 from spec.bad_recipes import COMBINATIONS, RECIPES
+from spec.bad_scripts import SCRIPT_FIELDS, SCRIPT_FILES
 from spec.bad_spec import BadSpec
 from spec.bad_yaml import FILES, YAML_VALUES
 
@@ -18,4 +20,9 @@ BAD_SPECS: list[BadSpec] = [
     *BASES,
     *RECIPES,
     *COMBINATIONS,
+    *SCRIPT_FIELDS,
+    *SCRIPT_FILES,
+    *ENGINES,
+    *DEEPSPEED,
+    *ACCELERATE,
 ]

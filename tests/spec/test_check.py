@@ -9,6 +9,7 @@ from spec.bad_spec import METHODS, RECIPE, class_with
 from orchestrator.spec.check import CHECKS, check, missing_capabilities
 from orchestrator.spec.describe import field_paths
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.engines import Ddp, Fsdp2
 from orchestrator.spec.section import Method
 
 
@@ -193,20 +194,20 @@ def test_fp16_on_cpus_is_legal(tmp_path: Path) -> None:
     assert problems(tmp_path, train={"steps": 8, "precision": "fp16"}) == []
 
 
-class Sharded(Method):
+class Demanding(Method):
     """Stands for a method that the engine at hand cannot carry."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"whole_tensors", "sharded_state", "local_gradients"})
-    name: Literal["sharded"] = "sharded"
+    requires: ClassVar[frozenset[str]] = frozenset({"whole_tensors", "uneven_batch", "local_gradients"})
+    name: Literal["demanding"] = "demanding"
 
 
 def test_missing_capabilities_are_named() -> None:
-    found = list(missing_capabilities("optimizer", Sharded(), "ddp", frozenset({"whole_tensors"})))
+    found = list(missing_capabilities("optimizer", Demanding(), Fsdp2(name="fsdp2")))
     assert [str(problem) for problem in found] == [
-        'optimizer.name = "sharded": requires local_gradients, sharded_state of the engine, '
-        "which ddp does not provide. Legal: methods that need only whole_tensors"
+        'optimizer.name = "demanding": requires local_gradients, whole_tensors of the engine, '
+        "which fsdp2 does not provide. Legal: methods that need only changing_batch, uneven_batch"
     ]
-    assert list(missing_capabilities("optimizer", Sharded(), "ddp", Sharded.requires)) == []
+    assert list(missing_capabilities("optimizer", Demanding(), Ddp(name="ddp"))) == []
 
 
 def hugging_face(folder: Path, **fields: Any) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from spec.bad_spec import GOOD, RECIPE, good
 from spec.loading import FULL, load
 
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import JobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_spec
 from orchestrator.spec.problems import SpecError
 
@@ -221,3 +221,28 @@ def test_spec_imports_nothing_heavy() -> None:
     assert not [
         name for name in loaded if name.startswith("orchestrator.") and not name.startswith("orchestrator.spec")
     ]
+
+
+def test_a_script_may_take_its_surroundings_from_any_base(folder: Path) -> None:
+    base = "resources: {workers: 3}\nretries: {user_error: 2}\n"
+    spec = load(folder, "base: cpu.yaml\nscript: {path: recipe.py}\n", cpu=base).spec
+    assert isinstance(spec, ScriptJobSpec)
+    assert (spec.resources.workers, spec.retries.user_error) == (3, 2)
+
+
+def test_what_a_base_says_of_a_recipe_is_refused_there_and_null_takes_it_back(folder: Path) -> None:
+    base = "resources: {workers: 3}\ntrain: {steps: 8}\n"
+    with pytest.raises(SpecError, match=r"cpu\.yaml:2: train: belongs to jobs with a recipe"):
+        load(folder, "base: cpu.yaml\nscript: {path: recipe.py}\n", cpu=base)
+    assert isinstance(
+        load(folder, "base: cpu.yaml\nscript: {path: recipe.py}\ntrain: null", cpu=base).spec, ScriptJobSpec
+    )
+    script = "script: {path: train.py}\n"
+    assert isinstance(load(folder, f"base: cpu.yaml\n{GOOD}script: null\n", cpu=script).spec, JobSpec)
+
+
+def test_a_misspelt_script_is_still_one(folder: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        load(folder, "scrip: {path: recipe.py}\n")
+    assert "Did you mean 'script'?" in str(caught.value)
+    assert [problem.path for problem in caught.value.problems if problem.path in ("recipe", "train")] == []

@@ -1,7 +1,8 @@
 """What `orchestrator methods` shows agrees with the tables from which methods are imported."""
 
 from orchestrator.core.tables import TABLES
-from orchestrator.spec.methods_table import methods
+from orchestrator.spec.check import missing_capabilities
+from orchestrator.spec.methods_table import engines, methods
 from orchestrator.spec.seams import seams
 
 
@@ -40,11 +41,31 @@ def test_one_method_in_full() -> None:
 
 
 def test_what_is_required_of_and_provided_by_engines() -> None:
-    (all_reduce,) = methods("all_reduce")
+    (lamb,) = methods("lamb")
     (ddp,) = methods("ddp")
-    assert all_reduce.requires == ("local_gradients",)
-    assert set(all_reduce.requires) <= set(ddp.provides)
-    assert ddp.requires == all_reduce.provides == ()
+    assert lamb.requires == ("whole_tensors",)
+    assert set(lamb.requires) <= set(ddp.provides["ddp"])
+    assert ddp.requires == ()
+    assert (lamb.provides, ddp.lacking) == ({}, {})
+
+
+def test_variants_of_an_engine_may_differ() -> None:
+    (deepspeed,) = methods("deepspeed")
+    undivided, divided = deepspeed.provides.values()
+    assert list(deepspeed.provides) == ["deepspeed (zero_stage 0)", "deepspeed (zero_stage 2)"]
+    assert set(undivided) - set(divided) == {"whole_tensors"}
+
+
+def test_what_engines_lack_is_what_check_reports() -> None:
+    for row in methods():
+        if row.seam == "engine":
+            continue
+        assert list(row.lacking) == [engine.title for engine in engines()]
+        for engine in engines():
+            method = seams()[row.seam].methods[row.name].model_construct(name=row.name)
+            reported = [str(problem) for problem in missing_capabilities(row.seam, method, engine)]
+            assert len(reported) == bool(row.lacking[engine.title])
+            assert all(", ".join(row.lacking[engine.title]) in problem for problem in reported)
 
 
 def test_a_name_may_belong_to_several_seams_or_none() -> None:

@@ -6,8 +6,8 @@ import pytest
 from spec.bad_spec import good
 from spec.loading import FULL, load
 
-from orchestrator.spec.job import JobSpec
-from orchestrator.spec.load import dump_resolved, load_resolved, spec_hash
+from orchestrator.spec.job import JobSpec, ScriptJobSpec
+from orchestrator.spec.load import dump_resolved, load_recipe_job, load_resolved, spec_hash
 from orchestrator.spec.problems import SpecError
 
 LIKE_OTHER_TYPES = ["", "yes", "null", "~", "1e-6", ".5e3", "1_000", "2024-01-01", "-_", "<<", "=", "!!python/none"]
@@ -57,7 +57,9 @@ def test_a_resolved_spec_is_read_strictly_but_without_its_recipe(folder: Path) -
 @pytest.mark.parametrize(
     "override",
     ["name=other", "resources.workers=1", "checkpoint.every=7", "retries.user_error=1", "queue.timeout_s=3",
-     "tracking.experiment=x", "storage=/tmp", "env.A=x", "data.prefetch=3", "train.log_every=2"],
+     "tracking.experiment=x", "storage=/tmp", "env.A=x", "data.prefetch=3", "train.log_every=2",
+     "engine={name: deepspeed, zero_stage: 0}", "exchange.bucket_mib=1", "train.compile=eager",
+     "train.activation_checkpointing={every: 2}"],
 )  # fmt: skip
 def test_hash_leaves_out_what_does_not_change_the_training(folder: Path, override: str) -> None:
     assert spec_hash(load(folder, FULL, override).spec) == spec_hash(load(folder, FULL).spec)
@@ -66,10 +68,31 @@ def test_hash_leaves_out_what_does_not_change_the_training(folder: Path, overrid
 @pytest.mark.parametrize(
     "override",
     ["recipe.args.hidden=65", "train.seed=1", "batch.global_size=1023", "optimizer.lr=0.02", "optimizer=adamw",
-     "schedule=constant", "scaling.rule=linear", "exchange.bucket_mib=1"],
+     "schedule=constant", "scaling.rule=linear"],
 )  # fmt: skip
 def test_hash_sees_what_changes_the_training(folder: Path, override: str) -> None:
     assert spec_hash(load(folder, FULL, override).spec) != spec_hash(load(folder, FULL).spec)
+
+
+def test_a_job_with_a_script_survives_the_way_to_yaml_and_back(folder: Path) -> None:
+    spec = load(folder, "script: {path: recipe.py, args: [--lr, 1e-6, -n, 3, '3']}\nresources: {workers: 2}").spec
+    assert isinstance(spec, ScriptJobSpec)
+    assert spec.script.args == ("--lr", 1e-6, "-n", 3, "3")
+    text = dump_resolved(spec)
+    assert [line.partition(":")[0] for line in text.splitlines() if not line.startswith((" ", "-"))] == [
+        "name", "script", "resources", "retries", "queue", "tracking", "storage", "env", "sweep"
+    ]  # fmt: skip
+    (folder / "resolved.yaml").write_text(text, encoding="utf-8")
+    assert load_resolved(folder / "resolved.yaml") == spec
+    with pytest.raises(SpecError, match="script: is not trained by this package"):
+        load_recipe_job(folder / "resolved.yaml")
+
+
+def test_hash_of_a_script_is_its_command_line(folder: Path) -> None:
+    text = "script: {path: recipe.py, args: [3]}"
+    first = spec_hash(load(folder, text).spec)
+    assert spec_hash(load(folder, text, "resources.workers=3", "env.A=x", "retries.user_error=1").spec) == first
+    assert spec_hash(load(folder, text, "script.args.0=4").spec) != first
 
 
 def test_hash_is_the_same_however_the_spec_is_written(folder: Path) -> None:

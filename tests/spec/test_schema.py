@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 from spec.bad_fields import KEYS, TYPES, VALUES
+from spec.bad_scripts import SCRIPT_FIELDS
 from spec.bad_spec import GOOD, BadSpec, good
 
 from orchestrator.spec.describe import field_paths
@@ -41,7 +42,9 @@ def test_the_schema_is_a_schema() -> None:
         good("engine: ddp\noptimizer: lamb\ndata: {source: recipe}\nbatch: {controller: constant}"),
         good("optimizer: {lr: 0.1}\nschedule: {warmup: {steps: 3}}"),
         good("env: {A: null, B: x}\nbase: null"),
+        "script: {path: train.py, args: [--epochs, 3, --lr, 1e-3]}\nresources: {workers: 2}\nenv: {A: x}\n",
         "base: ../bases/cpu.yaml\n",
+        "base: ../bases/cpu.yaml\nscript: {args: [-v]}\n",
         "base: ../bases/cpu.yaml\ntrain: {seed: 3}\nrecipe: {args: {hidden: 3}}\ndata: {source: {streaming: true}}\n",
     ],
 )
@@ -49,7 +52,7 @@ def test_good_specs_validate(text: str) -> None:
     assert [error.message for error in VALIDATOR.iter_errors(parsed(text))] == []
 
 
-@pytest.mark.parametrize("bad", [*TYPES, *VALUES, *KEYS], ids=lambda bad: bad.id)
+@pytest.mark.parametrize("bad", [*TYPES, *VALUES, *KEYS, *SCRIPT_FIELDS], ids=lambda bad: bad.id)
 def test_bad_specs_do_not(bad: BadSpec) -> None:
     assert VALIDATOR.is_valid(parsed(bad.text)) == (bad.id in BEYOND_A_SCHEMA)
 

@@ -1,0 +1,39 @@
+"""What `orchestrator plan` says of memory."""
+
+import json
+from pathlib import Path
+
+from orchestrator.cli.figures import size
+
+TEXT = Path(__file__).parents[2] / "jobs" / "text" / "job.yaml"
+OVERRIDES = (
+    "recipe.args={width: 64, depth: 2, max_bytes: 300000}",
+    "resources.workers=4",
+    "optimizer=adamw",
+    "engine={name: fsdp2, mesh: {replicate: 2}}",
+)
+COLUMNS = ["ddp", "fsdp2", "deepspeed 0", "deepspeed 1", "deepspeed 2", "deepspeed 3"]
+
+
+def test_the_memory_of_a_worker_by_engine_and_number_of_workers(cli, storage: Path) -> None:
+    arguments = ["plan", TEXT, "--storage", storage, *(part for value in OVERRIDES for part in ("--set", value))]
+    memory = json.loads(cli(*arguments, "--json").out)["memory"]
+    peak = memory["peak"]
+    parts = ["parameters", "gradients", "optimizer", "activations", "communication"]
+    assert sum(peak[part] for part in parts) == peak["total"] > 2**20
+    chosen = next(row for row in memory["rows"] if row["is_chosen"])
+    assert chosen["workers"] == 4
+    assert list(chosen["peaks"]) == COLUMNS
+    assert chosen["peaks"]["fsdp2"] == peak
+
+    out = cli(*arguments).out
+    assert f"{size(peak['total'])} of host memory per worker at the peak" in out
+    assert f"activations {size(peak['activations'])}, communication {size(peak['communication'])}\n" in out
+    assert f"{size(memory['checkpoint_copy'])} of host memory for asynchronous checkpoints" in out
+    title, header, *rows = out[out.index("peak memory per worker") :].split("\n\n")[0].splitlines()
+    assert [column.strip().lower() for column in header.split("  ") if column.strip()] == ["workers", *COLUMNS]
+    assert [row.removeprefix(">").split()[0] for row in rows] == [str(workers) for workers in range(1, 9)]
+    assert [row.split()[1] for row in rows if row.startswith(">")] == ["4"]
+    # Two replica groups take an even number of workers.
+    assert [" - " in row for row in rows] == [True, False] * 4
+    assert max(map(len, (title, header, *rows))) <= 100

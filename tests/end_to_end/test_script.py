@@ -1,0 +1,128 @@
+"""An unmodified script on every rank: as torchrun starts it, with its failures, its stop and its second start."""
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from end_to_end.user import lines, run, start, state, wait_until
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(600)]
+SPEC = """
+name: tiny
+script: {path: train.py, args: [--epochs, 3]}
+resources: {workers: 2}
+retries: {user_error: 1}
+tracking: {system_metrics_every_s: null}
+"""
+TRAIN = """
+import os, sys, time
+import torch
+import torch.distributed as dist
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+total = torch.tensor([rank + 1.0])
+dist.all_reduce(total)
+print(f"rank {rank} of {dist.get_world_size()} with {sys.argv[1:]}: {total.item()}")
+if os.environ["ORCHESTRATOR_ATTEMPT"] == "1":
+    if rank == 1:
+        raise ValueError("boom")
+    time.sleep(600)
+if rank == 0:
+    import mlflow
+    with mlflow.start_run():
+        mlflow.log_metric("total", total.item(), step=7)
+dist.destroy_process_group()
+"""
+PATIENT = """
+import os, signal, sys, time
+from pathlib import Path
+
+saved = Path(os.environ["ORCHESTRATOR_RUN_DIRECTORY"], "saved_" + os.environ["RANK"])
+if saved.exists():
+    print("goes on from", saved.name)
+    sys.exit("out of data" if os.environ["RANK"] == "1" else 0)
+
+def save(*_):
+    saved.touch()
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, save)
+print("waits", os.getpid())
+while True:
+    time.sleep(0.01)
+"""
+
+
+def write_script(folder: Path, source: str, spec: str) -> Path:
+    folder.mkdir()
+    (folder / "train.py").write_text(source, encoding="utf-8")
+    (folder / "job.yaml").write_text(spec, encoding="utf-8")
+    return folder / "job.yaml"
+
+
+def log(run_directory: Path, attempt: int, rank: int) -> str:
+    path = run_directory / "logs" / str(attempt) / f"rank_{rank}.log"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def only_run(run_directory: Path) -> Run:
+    client = MlflowClient(f"sqlite:///{run_directory.parent}/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert found.info.run_id == state(run_directory)["mlflow_run_id"]
+    return found
+
+
+def test_it_trains_in_a_group_and_starts_again_after_an_error(tmp_path: Path) -> None:
+    run_directory = tmp_path / "runs" / "tiny"
+    code, output = run("run", write_script(tmp_path / "job", TRAIN, SPEC), "--storage", tmp_path / "runs")
+    assert code == 0, output
+    assert "train.py on rank 1 ended with exit code 1: ValueError: boom; restarting" in output
+    assert state(run_directory)["message"] == "train.py finished on 2 workers"
+    (restarting,) = (event for event in lines(run_directory / "events.jsonl") if event["event"] == "restarting")
+    assert (restarting["cause"], restarting["rank"]) == ("user_error", 1)
+    assert "ValueError: boom" in log(run_directory, 1, 1)
+    for attempt in (1, 2):
+        for rank in (0, 1):
+            assert f"rank {rank} of 2 with ['--epochs', '3']: 3.0\n" in log(run_directory, attempt, rank)
+    history = only_run(run_directory)
+    assert (history.info.run_name, history.info.status) == ("tiny", "FINISHED")
+    assert history.data.metrics == {"total": 3.0}
+    assert history.data.params["script.path"] == "train.py"
+    # Rank 0 slept on when rank 1 failed.
+    assert not [process for process in psutil.process_iter() if str(run_directory) in " ".join(_command(process))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return [process.cwd(), *process.cmdline()]
+    except psutil.Error:
+        return []
+
+
+def test_it_saves_when_stopped_and_a_failure_after_its_resumption_ends_the_job(tmp_path: Path) -> None:
+    run_directory = tmp_path / "runs" / "tiny"
+    spec = write_script(tmp_path / "job", PATIENT, SPEC.replace("user_error: 1", "user_error: 0"))
+    process = start("run", spec, "--storage", tmp_path / "runs")
+    wait_until(lambda: all(log(run_directory, 1, rank) for rank in (0, 1)), "both scripts")
+    pids = [int(log(run_directory, 1, rank).split()[1]) for rank in (0, 1)]
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 3, output
+    assert "stopping: the script gets SIGTERM" in output
+    assert "stopped; train.py on rank 0 ended with exit code 0; `orchestrator resume tiny` continues." in output
+    assert (state(run_directory)["phase"], state(run_directory)["reason"]) == ("stopped", "stop_requested")
+    assert only_run(run_directory).info.status == "KILLED"
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+    code, output = run("resume", "tiny", "--storage", tmp_path / "runs")
+    assert code == 1, output
+    assert output.endswith("error: train.py on rank 1 ended with exit code 1: out of data\n")
+    assert f"the last lines of {run_directory}/logs/2/rank_1.log:\n    goes on from saved_1\n" in output
+    assert (state(run_directory)["phase"], state(run_directory)["reason"]) == ("failed", "user_error")
+    assert state(run_directory)["attempts"] == 2
+    assert only_run(run_directory).info.status == "FAILED"

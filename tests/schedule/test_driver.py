@@ -1,0 +1,47 @@
+"""How the driver ends a job whose attempt ended while somebody asked for a stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.core.errors import JOB_FAILED, STOPPED
+from orchestrator.core.run_directory import RunDirectory
+from orchestrator.core.values import Failure
+from orchestrator.schedule.attempt import Ended
+from orchestrator.schedule.driver import JobDriver
+
+RECIPE = "name: tiny\nrecipe: {target: 'tiny.py:Digits'}\ntrain: {steps: 6}\nretries: {user_error: 3}\n"
+SCRIPT = "name: tiny\nscript: {path: train.py}\nretries: {user_error: 3}\n"
+FAILURE = Failure(cause="user_error", message="train.py on rank 1 ended with exit code 1", rank=1)
+FINISHED = Ended("finished", "train.py finished on 2 workers")  # rank 0 did, a moment before rank 1 was stopped
+
+
+@pytest.mark.parametrize(
+    ("spec", "result", "exit_code", "phase"),
+    [
+        (SCRIPT, FAILURE, STOPPED, "stopped"),
+        (SCRIPT, FINISHED, STOPPED, "stopped"),
+        (RECIPE, FAILURE, JOB_FAILED, "failed"),
+    ],
+    ids=["a script fails", "a script finishes", "a recipe fails"],
+)
+def test_an_attempt_that_ends_under_a_stop(
+    spec: str, result: Any, exit_code: int, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.resolved_spec.write_text(spec)
+    driver = JobDriver(directory, embedded=True)
+
+    def one_attempt(history: object) -> Any:
+        directory.stop_file.touch()
+        return result
+
+    monkeypatch.setattr(driver, "_wait_for_place", lambda: None)
+    monkeypatch.setattr(driver, "_one_attempt", one_attempt)
+    assert driver._attempts(None) == exit_code  # type: ignore[arg-type]  # the stand-in attempt has no history
+    state = directory.read_state()
+    assert (state["phase"], state["message"]) == (phase, result.message)
+    assert not directory.stop_file.exists()
