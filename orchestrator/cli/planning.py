@@ -11,6 +11,8 @@ from orchestrator.cli.options import Json, Overrides, SpecPath, Storage
 from orchestrator.cli.output import aligned, emit, emit_fields, emit_json, paint, tell
 
 if TYPE_CHECKING:
+    from orchestrator.launch.memory.estimate import MemoryPlan
+    from orchestrator.launch.memory.model import Memory
     from orchestrator.launch.plan import BatchRow, Plan
 
 
@@ -31,14 +33,30 @@ def plan(
     loaded = load_spec(spec, overrides)
     made = make_plan(loaded, resolve_storage(storage, loaded.spec.storage, os.environ), os.environ)
     if as_json:
-        emit_json(asdict(made))
+        emit_json(_as_json(made))
         return
     emit_fields(_fields(made))
-    emit("\n" + "\n".join(_batch_table(made.batch)))
+    if made.batch:
+        emit("\n" + "\n".join(_batch_table(made.batch)))
+    if made.memory is not None:
+        emit("\n" + paint("peak memory per worker, by engine", "bold"))
+        emit("\n".join(_memory_table(made.memory)))
     emit("\n" + paint("resolved spec", "bold"))
     emit(made.resolved.rstrip())
     if made.package.warning:
         tell(f"warning: {made.package.warning}")
+
+
+def _as_json(made: Plan) -> dict[str, Any]:
+    """The plan's fields, and the total of every peak beside its parts."""
+    value = asdict(made)
+    if made.memory is not None:
+        value["memory"]["peak"]["total"] = made.memory.peak.total
+        for row, shown in zip(made.memory.rows, value["memory"]["rows"], strict=True):
+            for engine, peak in row.peaks.items():
+                if peak is not None:
+                    shown["peaks"][engine]["total"] = peak.total
+    return value
 
 
 def _fields(made: Plan) -> dict[str, Any]:
@@ -46,12 +64,17 @@ def _fields(made: Plan) -> dict[str, Any]:
     taken = "  (taken: `--resume` continues that job, `--new-name` finds another name)" if made.name_is_taken else ""
     return {
         "run directory": f"{made.run_directory}{taken}",
-        "length": _length(made),
+        **_training(made),
         "placement": _placement(made),
-        "memory": _memory(made),
         "upload": f"{counted(len(files), 'file')}, {size(made.package.num_bytes)}, from {folder}",
         "MLflow": f"{made.tracking_uri}, experiment {made.experiment}",
     }
+
+
+def _training(made: Plan) -> dict[str, str]:
+    if made.script is not None:
+        return {"script": f"{made.script}, on every worker", "batch, length and memory": "decided by the script"}
+    return {"length": _length(made), "memory": _memory(made)}
 
 
 def _length(made: Plan) -> str:
@@ -69,12 +92,46 @@ def _memory(made: Plan) -> str:
     memory = made.memory
     if memory is None:
         return f"not known: {made.memory_unknown}"
-    parts = {"weights": memory.weight_bytes, "gradients": memory.gradient_bytes, "optimizer": memory.optimizer_bytes}
-    listed = ", ".join(f"{name} {size(num_bytes)}" for name, num_bytes in parts.items())
-    return (
-        f"{size(memory.total_bytes)} per worker for {memory.num_parameters:,} parameters ({listed}); "
-        "activations and data come on top"
+    whose = "GPU" if memory.on_gpu else "host"
+    lines = [
+        f"{size(memory.peak.total)} of {whose} memory per worker at the peak, {memory.num_parameters:,} parameters",
+        _parts(memory.peak),
+    ]
+    if memory.checkpoint_copy:
+        lines.append(f"{size(memory.checkpoint_copy)} of host memory for asynchronous checkpoints")
+    if memory.activations_unknown is not None:
+        lines.append(f"activations are not known and not counted: {memory.activations_unknown}")
+    return "\n".join(lines)
+
+
+def _parts(peak: Memory) -> str:
+    """What the peak is made of, in lines short enough for a terminal."""
+    kept = {"parameters": peak.parameters, "gradients": peak.gradients, "optimizer": peak.optimizer}
+    passing = {"activations": peak.activations, "communication": peak.communication, "moved to the host": peak.host}
+    lines = (
+        ", ".join(f"{name} {size(num_bytes)}" for name, num_bytes in parts.items() if num_bytes)
+        for parts in (kept, passing)
     )
+    return "\n".join(line for line in lines if line)
+
+
+def _memory_table(memory: MemoryPlan) -> list[str]:
+    header = ("", "WORKERS", *(engine.upper() for engine in memory.rows[0].peaks))
+    cells = [
+        (
+            ">" if row.is_chosen else "",
+            str(row.workers),
+            *(_peak(peak, row.is_chosen and engine == memory.engine) for engine, peak in row.peaks.items()),
+        )
+        for row in memory.rows
+    ]
+    return aligned([header, *cells])
+
+
+def _peak(peak: Memory | None, is_chosen: bool) -> str:
+    if peak is None:
+        return "-"
+    return paint(size(peak.total), "bold") if is_chosen else size(peak.total)
 
 
 def _batch_table(rows: tuple[BatchRow, ...]) -> list[str]:

@@ -135,3 +135,17 @@ def test_weights_are_the_recipes_own_with_tied_names(tmp_path: Path) -> None:
         assert weights[name].dtype == tensor.dtype
         assert torch.equal(weights[name], tensor)
     assert weights["also.w"].data_ptr() != weights["w"].data_ptr()
+
+
+def test_plain_torch_reads_a_checkpoint_as_the_documentation_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "runs" / "first" / "checkpoints", 200)
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    names: dict[str, dict[str, Tensor]] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], names)
+    assert names["state"].keys() == tensors(200).keys()
+    for name, tensor in tensors(200).items():
+        assert torch.equal(names["state"][name], tensor), name
+    assert names["weights"].keys() == {name[6:] for name in tensors(200) if name.startswith("model.")}

@@ -46,10 +46,20 @@ def test_two_then_four_then_three_workers(tmp_path: Path, engine: str) -> None:
 
 def test_tied_and_frozen_parameters_change_engines(tmp_path: Path) -> None:
     whole = prepare(tmp_path / "whole", engine_spec({"name": "ddp"}, 1, AWKWARD))
-    run_cases(1, [(whole, 15)])
+    run_cases(1, [(whole, 18)])
     checkpoint = None
-    for name, world_size, until in (("zero 3", 3, 4), ("zero 0", 2, 8), ("zero 1", 3, 12), ("fsdp2", 2, 15)):
-        directory = prepare(tmp_path / name, engine_spec(ENGINES[name], world_size, AWKWARD), checkpoint=checkpoint)
+    chain = (
+        ("zero 3, offloaded in sub-groups", 3, 3),
+        ("zero 0", 2, 6),
+        ("zero 1", 3, 9),
+        ("zero 2, offloaded", 2, 12),
+        ("zero 3, offloaded in sub-groups", 2, 15),
+        ("fsdp2", 3, 18),
+    )
+    for index, (name, world_size, until) in enumerate(chain):
+        directory = prepare(
+            tmp_path / str(index), engine_spec(ENGINES[name], world_size, AWKWARD), checkpoint=checkpoint
+        )
         run_cases(world_size, [(directory, until)])
         checkpoint = directory.checkpoints / f"step_{until}"
     assert largest_difference(whole, directory) == pytest.approx(0.0, abs=1e-5)

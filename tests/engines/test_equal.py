@@ -22,6 +22,14 @@ ENGINES = {
     "zero 1": {"name": "deepspeed", "zero_stage": 1},
     "zero 2": {"name": "deepspeed", "zero_stage": 2},
     "zero 3": {"name": "deepspeed", "zero_stage": 3},
+    "zero 2, offloaded": {"name": "deepspeed", "zero_stage": 2, "offload_optimizer": "cpu"},
+    "zero 3, offloaded in sub-groups": {
+        "name": "deepspeed",
+        "zero_stage": 3,
+        "offload_optimizer": "cpu",
+        "offload_param": "cpu",
+        "config": {"zero_optimization": {"sub_group_size": 100}},
+    },
     "accelerate fsdp2": {
         "name": "accelerate",
         "config": {

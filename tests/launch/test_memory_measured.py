@@ -107,7 +107,7 @@ def resident_peaks(jobs: list[tuple[str, str]]) -> list[int]:
 
 
 def allocated_peaks(jobs: list[tuple[str, str]]) -> list[int]:
-    """``resident_peaks`` on a GPU, whose allocator knows them; what the tiny job left there (workspaces) is not counted."""
+    """``resident_peaks`` on a GPU, whose allocator knows them; workspaces are left by the tiny job."""
     peaks = []
     for tiny, measured in jobs:
         take_steps(tiny, "cuda")

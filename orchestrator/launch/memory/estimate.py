@@ -1,0 +1,159 @@
+"""What a rank holds under each engine and number of workers: the table of ``orchestrator plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from orchestrator.launch.memory.ask import describe_model
+from orchestrator.launch.memory.deepspeed import ZeroSizes, deepspeed_peak
+from orchestrator.launch.memory.fsdp2 import fsdp2_peak
+from orchestrator.launch.memory.model import Memory, Model
+from orchestrator.launch.memory.replicas import ddp_peak
+from orchestrator.launch.memory.step import Setting, optimizer_cost
+from orchestrator.spec.accelerate_config import resolve_accelerate_config
+from orchestrator.spec.batch_arithmetic import StepDivision
+from orchestrator.spec.deepspeed_config import resolve_deepspeed_config
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.engines import Accelerate, DeepSpeed, Fsdp2
+from orchestrator.spec.sharding import fsdp2_of
+
+Formula = Callable[[Model, Setting], Memory | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRow:
+    """Peak of a rank for one number of workers."""
+
+    workers: int
+    peaks: Mapping[str, Memory | None]
+    """By engine; None where it does not take so many workers."""
+    is_chosen: bool
+    """Whether the spec asks for this number of workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """What one rank needs, under the engine that the spec asks for and under the others."""
+
+    num_parameters: int
+    """Trainable parameters."""
+    engine: str
+    """The chosen one; the others are as their defaults have them."""
+    peak: Memory
+    """Of the chosen engine and number of workers."""
+    checkpoint_copy: int
+    """Host memory that an asynchronous checkpoint is written from, in bytes; on top of the peak."""
+    rows: tuple[MemoryRow, ...]
+    on_gpu: bool
+    activations_unknown: str | None
+    """Why the peaks are without activations; None where they are with them."""
+
+
+def plan_memory(
+    spec: JobSpec, divisions: Sequence[StepDivision], code_folder: Path, environ: Mapping[str, str]
+) -> MemoryPlan | str:
+    """The plan, or why there is none, in one sentence.
+
+    Args:
+        spec: the job.
+        divisions: how a step is divided, for each number of workers; the spec's own among them.
+        code_folder: folder of the spec.
+        environ: environment of the process that builds the model.
+    """
+    model = describe_model(spec, code_folder, environ, sizes_to_trace(spec, divisions))
+    if isinstance(model, str):
+        return model
+    formulas = formulas_of(spec, code_folder)
+    rows = tuple(_row(spec, model, division, formulas) for division in divisions)
+    engine = engine_title(spec)
+    chosen = next(row for row in rows if row.is_chosen).peaks[engine]
+    assert chosen is not None  # a spec whose engine does not take its workers is refused
+    return MemoryPlan(
+        num_parameters=model.num_parameters,
+        engine=engine,
+        peak=chosen,
+        checkpoint_copy=checkpoint_copy(spec, model),
+        rows=rows,
+        on_gpu=spec.resources.gpus_per_worker > 0,
+        activations_unknown=model.activations_unknown,
+    )
+
+
+def sizes_to_trace(spec: JobSpec, divisions: Iterable[StepDivision]) -> list[int]:
+    """The smallest, the largest and the spec's own micro-batch, in samples, the own first; others lie between."""
+    sizes = {division.workers: division.largest_micro_batch for division in divisions}
+    return list(dict.fromkeys((sizes[spec.resources.workers], min(sizes.values()), max(sizes.values()))))
+
+
+def formulas_of(spec: JobSpec, code_folder: Path) -> dict[str, Formula]:
+    """The formula of every engine; the spec's own with its settings, the others with their defaults.
+
+    Raises:
+        SpecError: where the engine's own configuration cannot be read.
+    """
+    formulas: dict[str, Formula] = {
+        "ddp": ddp_peak,
+        "fsdp2": partial(fsdp2_peak, config=Fsdp2(name="fsdp2")),
+        **{f"deepspeed {stage}": partial(deepspeed_peak, zero=ZeroSizes(stage=stage)) for stage in range(4)},
+    }
+    sharding = fsdp2_of(spec, code_folder)
+    if sharding is not None:
+        formulas[engine_title(spec)] = partial(_fsdp2_if_possible, config=sharding)
+    config = _deepspeed_config(spec, code_folder)
+    if config is not None:
+        formulas[engine_title(spec)] = partial(deepspeed_peak, zero=ZeroSizes.from_config(config))
+    return formulas
+
+
+def _deepspeed_config(spec: JobSpec, code_folder: Path) -> Mapping[str, Any] | None:
+    if isinstance(spec.engine, DeepSpeed):
+        return resolve_deepspeed_config(spec, code_folder)
+    if isinstance(spec.engine, Accelerate):
+        return resolve_accelerate_config(spec, code_folder).deepspeed_config
+    return None
+
+
+def _fsdp2_if_possible(model: Model, setting: Setting, config: Fsdp2) -> Memory | None:
+    mesh, workers = config.mesh, setting.workers
+    fits = workers % mesh.replicate == 0 if mesh.shard is None else workers == mesh.replicate * mesh.shard
+    return fsdp2_peak(model, setting, config) if fits else None
+
+
+def engine_title(spec: JobSpec) -> str:
+    """Name of the spec's engine in the table."""
+    return f"deepspeed {spec.engine.zero_stage}" if isinstance(spec.engine, DeepSpeed) else spec.engine.name
+
+
+def checkpoint_copy(spec: JobSpec, model: Model) -> int:
+    """Host memory of a rank's share of weights and optimizer state; replicas divide the writing among them."""
+    if not spec.checkpoint.asynchronous:
+        return 0
+    state = optimizer_cost(spec.optimizer, on_gpu=False).state_bytes(model.num_parameters)
+    weights = sum(p.num_bytes for p in model.parameters) + model.buffer_bytes
+    return ceil((weights + state) / spec.resources.workers)
+
+
+def setting_of(spec: JobSpec, division: StepDivision) -> Setting:
+    """What the formulas need of the spec, for one number of workers."""
+    on_gpu = spec.resources.gpus_per_worker > 0
+    return Setting(
+        workers=division.workers,
+        micro_batch_size=division.largest_micro_batch,
+        num_micro_batches=division.num_micro_batches,
+        optimizer=optimizer_cost(spec.optimizer, on_gpu=on_gpu),
+        on_gpu=on_gpu,
+    )
+
+
+def _row(spec: JobSpec, model: Model, division: StepDivision, formulas: Mapping[str, Formula]) -> MemoryRow:
+    setting = setting_of(spec, division)
+    return MemoryRow(
+        workers=division.workers,
+        peaks={name: formula(model, setting) for name, formula in formulas.items()},
+        is_chosen=division.workers == spec.resources.workers,
+    )
