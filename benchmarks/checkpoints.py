@@ -54,9 +54,9 @@ class Model:
 
 
 MODELS = {
-    "0.5 million parameters, as in jobs/text": Model((), every=10, num_checkpoints=6),
+    "0.5 million parameters, as in jobs/text": Model(("batch.global_size=16",), every=15, num_checkpoints=6),
     "19 million parameters": Model(
-        ("recipe.args.width=512", "recipe.args.depth=6", "batch.global_size=8"), every=8, num_checkpoints=4
+        ("recipe.args.width=512", "recipe.args.depth=6", "batch.global_size=4"), every=6, num_checkpoints=4
     ),
 }
 
@@ -195,8 +195,8 @@ def report(figures: Figures, repeats: int, load: tuple[float, float]) -> str:
             f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}.",
             f"Load average {load[0]:.1f} before and {load[1]:.1f} after; this alone takes two cores.",
             "Two gloo processes of one thread without Ray, AdamW, the text of jobs/text; the ways take turns. Medians",
-            "with minimum and maximum over all checkpoints but the first of each run, as rank 0's events give them. The",
-            "pause of a checkpoint written beside the training includes the wait for the one before.",
+            "with minimum and maximum over all checkpoints but the first of each run, as rank 0's events give them.",
+            "The pause of a checkpoint written beside the training includes the wait for the one before.",
             "",
             "| model | engine | pause beside / pause waiting | by repeat | aim |",
             "|---|---|---|---|---|",

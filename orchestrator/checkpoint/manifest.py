@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ class Manifest:
             raise CheckpointError(f"{folder}: the manifest cannot be read ({error}).") from error
 
 
+@cache  # looking them up reads files
 def library_versions() -> dict[str, str]:
     """Versions that decide what a checkpoint's numbers mean."""
     return {name: metadata.version(name) for name in ("torch", "numpy", "large-batch-orchestrator")}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from math import prod
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from orchestrator.core.errors import CheckpointError
@@ -78,10 +80,17 @@ def piece_of(tensor: Tensor) -> Piece:
         return _run(tensor.detach(), start=0, shape=tuple(tensor.shape), on_all_ranks=True)
     if not all(isinstance(p, Replicate) or (isinstance(p, Shard) and p.dim == 0) for p in tensor.placements):
         raise CheckpointError(f"A tensor placed as {tensor.placements} cannot be saved: only rows can be divided.")
-    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    start = offset[0] * prod(tensor.shape[1:]) if offset else 0
+    start = _first_element(tensor.shape, tensor.device_mesh, tensor.placements)
     on_all_ranks = all(isinstance(placement, Replicate) for placement in tensor.placements)
-    return _run(tensor.to_local().detach(), start=start, shape=tuple(tensor.shape), on_all_ranks=on_all_ranks)
+    with torch.no_grad():  # else torch would record the way to the rows
+        local = tensor.to_local()
+    return _run(local.detach(), start=start, shape=tuple(tensor.shape), on_all_ranks=on_all_ranks)
+
+
+@cache  # a training asks for the same ones at every checkpoint, and torch takes its time
+def _first_element(shape: torch.Size, mesh: DeviceMesh, placements: tuple[Placement, ...]) -> int:
+    _, offset = compute_local_shape_and_global_offset(shape, mesh, placements)
+    return offset[0] * prod(shape[1:]) if offset else 0
 
 
 def _run(local: Tensor, *, start: int, shape: tuple[int, ...], on_all_ranks: bool) -> Piece:

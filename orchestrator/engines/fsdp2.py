@@ -37,7 +37,7 @@ class Fsdp2Engine(NativeEngine):
             model,
             optimizer,
             parts.collectives,
-            Precision(parts.spec.train.precision, parts.device, sharded=True),
+            Precision(parts.spec.train.precision, parts.device),
             clip_grad_norm=parts.spec.train.clip_grad_norm,
         )
         self._units = [module for module in model.modules() if isinstance(module, FSDPModule)]

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,20 +15,14 @@ class Precision:
     """Forward in the spec's precision; weights, gradients and optimizer state stay fp32.
 
     fp16 scales the loss dynamically: a step whose gradients overflow is skipped and the scale is halved. Gradients
-    are summed over ranks before the test, so all ranks skip together; where each rank tests its own shards, ranks
-    tell each other.
-
-    Args:
-        name: of the spec's ``train.precision``.
-        device: of the rank.
-        sharded: whether a rank sees only shards of the gradients.
+    are summed over ranks before the test, and DTensors tell each other of what one of them found, so all ranks skip
+    together.
     """
 
-    def __init__(self, name: str, device: torch.device, *, sharded: bool = False) -> None:
+    def __init__(self, name: str, device: torch.device) -> None:
         self._device = device
         self._dtype = _AUTOCAST_TYPES.get(name)
-        scaler = ShardedGradScaler if sharded and dist.is_initialized() else torch.amp.GradScaler
-        self.scaler: torch.amp.GradScaler = scaler(device.type, enabled=name == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def forward(self) -> contextlib.AbstractContextManager[Any]:
         """The context of a forward pass."""

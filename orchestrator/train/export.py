@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -33,9 +34,9 @@ def export_weights(checkpoint: Path, file: Path) -> int:
         save_file(weights, hidden)
         os.replace(hidden, file)
     except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            hidden.unlink(missing_ok=True)
         raise CheckpointError(f"{file} cannot be written ({error}).") from error
-    finally:
-        hidden.unlink(missing_ok=True)
     return len(weights)
 
 

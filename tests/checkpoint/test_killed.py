@@ -4,6 +4,7 @@ A process counts what it asks of the file system (every opening, renaming and re
 lets the kernel kill it when a file grows beyond a number of bytes. Nothing of the writing is replaced.
 """
 
+import json
 import os
 import resource
 import signal
@@ -19,7 +20,7 @@ from gloo import multiprocessing
 from orchestrator.checkpoint.background import CheckpointWriter
 from orchestrator.checkpoint.listing import latest_checkpoint, list_checkpoints, step_of
 
-STEPS = (1, 2, 3)
+STEPS = (1, 2)
 MOMENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 NEVER = 10**9
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -40,31 +41,37 @@ def save_steps(folder: Path, done, *, padding: int = 0) -> None:
     writer.wait()
 
 
-def die_at(moment: int, counted) -> None:
+def die_at(moment: int) -> None:
     """Kill this process when it asks the file system for the ``moment``-th time."""
     numbers = count(1)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event in MOMENTS:
-            counted.value = next(numbers)
-            if counted.value == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if event in MOMENTS and next(numbers) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
 
 
-def save_until_killed(folder: str, moment: int, done, counted) -> None:
-    save_steps(Path(folder) / "before", done)  # what is imported late is imported here
-    done.value = 0
-    die_at(moment, counted)
-    save_steps(Path(folder) / "checkpoints", done)
+def die_at_every_moment(root: str, done, ends: str) -> None:
+    """Save again and again in processes that die one moment later each; leaves (exit code, last step told) of each."""
+    save_steps(Path(root) / "before", done)  # what is imported late is imported here
+    found = []
+    while not found or found[-1][0] != 0:
+        done.value = 0
+        child = os.fork()
+        if child == 0:
+            die_at(len(found) + 1)
+            save_steps(Path(root) / str(len(found)), done)
+            os._exit(0)
+        found.append((os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), done.value))
+    Path(ends).write_text(json.dumps(found))
 
 
 def save_until_a_file_is_too_large(folder: str, num_bytes: int, padding: int, done) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
-    save_steps(Path(folder) / "checkpoints", done, padding=padding)
+    save_steps(Path(folder), done, padding=padding)
 
 
 def exit_codes(*targets) -> list[int | None]:
@@ -95,17 +102,15 @@ def assert_only_complete_checkpoints(folder: Path, last_told: int) -> None:
 
 
 def test_killed_at_every_call_to_the_file_system(tmp_path: Path) -> None:
-    done, counted = FORKSERVER.Value("i", 0), FORKSERVER.Value("i", 0)
-    assert exit_codes((save_until_killed, (str(tmp_path / "whole"), NEVER, done, counted))) == [0]
-    num_moments = counted.value
-    assert num_moments > 10 * len(STEPS)
-    seen = set()
-    for moment in range(1, num_moments + 1):
-        folder = tmp_path / str(moment)
-        assert exit_codes((save_until_killed, (str(folder), moment, done, counted))) == [-signal.SIGKILL]
-        seen.add(done.value)
-        assert_only_complete_checkpoints(folder / "checkpoints", done.value)
-    assert seen == {0, 1, 2}
+    done, ends = FORKSERVER.Value("i", 0), tmp_path / "ends.json"
+    assert exit_codes((die_at_every_moment, (str(tmp_path), done, str(ends)))) == [0]
+    *killed, undisturbed = json.loads(ends.read_text())
+    assert undisturbed == [0, STEPS[-1]]
+    assert len(killed) > 10 * len(STEPS)
+    assert {code for code, _ in killed} == {-signal.SIGKILL}
+    assert {told for _, told in killed} == {0, *STEPS[:-1]}
+    for moment, (_, told) in enumerate(killed):
+        assert_only_complete_checkpoints(tmp_path / str(moment), told)
 
 
 @pytest.mark.parametrize("padding", [0, 3_000_000])
@@ -117,33 +122,29 @@ def test_killed_in_the_middle_of_a_file(tmp_path: Path, padding: int) -> None:
         folder, done.value = tmp_path / str(num_bytes), 0
         codes = exit_codes((save_until_a_file_is_too_large, (str(folder), num_bytes, padding, done)))
         assert codes == [-signal.SIGXFSZ]
-        shown = list_checkpoints(folder / "checkpoints")
-        assert [step_of(path) for path in shown] == ([2] if padding else [])
-        assert_only_complete_checkpoints(folder / "checkpoints", done.value)
+        shown = list_checkpoints(folder)
+        assert tuple(step_of(path) for path in shown) == (STEPS[:-1] if padding else ())
+        assert_only_complete_checkpoints(folder, done.value)
 
 
-def save_as_rank(rank: int, folder: str, moment: int, done, counted) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    save_until_killed(folder, moment, done, counted)
+def save_as_rank(rank: int, root: str, moment: int, done) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
+    save_steps(Path(root) / "before", done)
+    done.value = 0
+    die_at(moment)
+    save_steps(Path(root) / "checkpoints", done)
     dist.destroy_process_group()
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("killed", [0, 1])
-def test_one_of_two_ranks_killed(tmp_path: Path, killed: int) -> None:
-    done, counted = [FORKSERVER.Value("i", 0) for _ in range(2)], [FORKSERVER.Value("i", 0) for _ in range(2)]
-
-    def run(folder: Path, moment: int) -> list[int | None]:
-        folder.mkdir()
-        moments = [moment if rank == killed else NEVER for rank in range(2)]
-        return exit_codes(
-            *((save_as_rank, (rank, str(folder), moments[rank], done[rank], counted[rank])) for rank in range(2))
-        )
-
-    assert run(tmp_path / "whole", NEVER) == [0, 0]
-    num_moments = counted[killed].value
-    for moment in sorted({1, num_moments, *range(2, num_moments, max(1, num_moments // 5))}):
-        folder = tmp_path / str(moment)
-        codes = run(folder, moment)
+@pytest.mark.parametrize(("killed", "moments"), [(0, (1, 2, 5, 8, 14, 20, 26)), (1, (1, 2))])
+def test_one_of_two_ranks_killed(tmp_path: Path, killed: int, moments: tuple[int, ...]) -> None:
+    """The other rank, which waits for it, ends as well; only rank 0 does more than write its own file."""
+    for moment in moments:
+        root, done = tmp_path / str(moment), FORKSERVER.Value("i", 0)
+        root.mkdir()
+        targets = [(save_as_rank, (rank, str(root), moment if rank == killed else NEVER, done)) for rank in range(2)]
+        codes = exit_codes(*targets)
         assert codes[killed] == -signal.SIGKILL
-        assert_only_complete_checkpoints(folder / "checkpoints", max(value.value for value in done))
+        assert codes[1 - killed] == 1
+        assert_only_complete_checkpoints(root / "checkpoints", done.value)

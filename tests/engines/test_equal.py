@@ -80,6 +80,9 @@ def test_tied_frozen_and_unused_parameters(tmp_path: Path, reference: Reference)
     # Accelerate's FSDP2 gives a tensor that is tied across its units two owners, which torch refuses.
     engines = {title: engine for title, engine in ENGINES.items() if title != "accelerate fsdp2"}
     compare(tmp_path, reference, 2, "awkward", AWKWARD, engines)
+    # The file has the names of the recipe's own state_dict, those of tied tensors too.
+    names = weights(reference("awkward")).keys()
+    assert {"mixer.weight", "blocks.0.inner.weight", "blocks.1.inner.weight", "blocks.2.inner.weight"} <= names
 
 
 def test_four_workers_and_replica_groups(tmp_path: Path, reference: Reference) -> None:

@@ -38,10 +38,11 @@ def test_precision(tmp_path: Path, plain, precision: str) -> None:
     # The fifth loss of rank 1 overflows in fp16: all ranks skip that step.
     recipe = {**MLP, "args": {"overflow_at": 5}} if precision == "fp16" else MLP
     jobs, metrics = train(tmp_path, NAMES, recipe=recipe, train={"precision": precision})
-    assert largest_difference(plain, jobs["ddp"]) > 1e-5, "the precision changed nothing"
+    effect = largest_difference(plain, jobs["ddp"])
+    assert effect > 1e-5, "the precision changed nothing"
     for name, directory in jobs.items():
         assert all(tensor.dtype == torch.float32 for tensor in weights(directory).values())
-        assert largest_difference(jobs["ddp"], directory) == pytest.approx(0.0, abs=2e-4), name
+        assert largest_difference(jobs["ddp"], directory) < effect / 4, name
         scales = [line.get("loss_scale") for line in metrics[name]]
         assert scales == [line.get("loss_scale") for line in metrics["ddp"]], name
     if precision == "fp16":

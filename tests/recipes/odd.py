@@ -30,6 +30,7 @@ class OddModel(nn.Module):
         self.inlet = nn.Linear(64, WIDTH)
         self.blocks = nn.ModuleList(Block() for _ in range(3))
         self.outlet = nn.Linear(WIDTH, 10)
+        self.spike = nn.Linear(1, 3)
         self.register_buffer("scale", torch.tensor(1.5))
         self.awkward = awkward
         if awkward:
@@ -47,7 +48,8 @@ class OddModel(nn.Module):
             x = block(x)
         if self.awkward:
             x = self.mixer(x)
-        return self.outlet(x)
+        # One element of its own, for a gradient that overflows in one row of one tensor only.
+        return self.outlet(x), self.spike(x.new_ones(1, 1))[0, 0]
 
 
 class Odd:
@@ -55,7 +57,7 @@ class Odd:
 
     Args:
         awkward: tied, frozen and unused parameters.
-        overflow_at: call of ``loss`` (from 1) of rank 1 whose gradient is beyond fp16, or 0.
+        overflow_at: call of ``loss`` (from 1) of rank 1 that has one element of its gradient beyond fp16, or 0.
     """
 
     def __init__(self, awkward: bool = False, overflow_at: int = 0) -> None:
@@ -75,8 +77,8 @@ class Odd:
         return samples, samples[:20]
 
     def loss(self, model, batch):
-        logits = model(batch["image"])
+        logits, spike = model(batch["image"])
         self.num_calls += 1
         overflows = self.num_calls == self.overflow_at and os.environ["RANK"] == "1"
-        loss = F.cross_entropy(logits, batch["label"]) * (1e6 if overflows else 1.0)
+        loss = F.cross_entropy(logits, batch["label"]) + (1e30 if overflows else 0.0) * spike
         return loss, {"largest": logits.detach().abs().mean()}
