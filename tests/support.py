@@ -19,11 +19,11 @@ from torch import Tensor
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.load import dump_resolved, load_resolved
+from orchestrator.spec.load import dump_resolved, load_recipe_job
 from orchestrator.train.assemble import assemble
 from orchestrator.train.context import RankContext
 from orchestrator.train.export import export_weights
-from orchestrator.train.loop import train
+from orchestrator.train.loop import Job, train
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -79,11 +79,12 @@ class ListTracker:
         pass
 
 
-def train_here(root: str) -> tuple[str, list[dict[str, Any]]]:
-    """Train the prepared job as this process's rank; leaves ``model.safetensors`` and returns outcome and metrics."""
+def job_here(root: str, tracker: ListTracker) -> Job:
+    """The prepared job, assembled as this process's rank."""
     directory = RunDirectory(root)
     # A process imports a recipe once; a test process that trains several jobs must forget the one before.
-    sys.modules.pop("tiny", None)
+    for path in directory.code.glob("*.py"):
+        sys.modules.pop(path.stem, None)
     sys.path[:] = [path for path in sys.path if not path.endswith("/code")]
     collectives = Collectives()
     context = RankContext(
@@ -93,12 +94,23 @@ def train_here(root: str) -> tuple[str, list[dict[str, Any]]]:
         device=torch.device("cpu"),
         nodes=("here",) * collectives.world_size,
     )
+    return assemble(load_recipe_job(directory.resolved_spec), context, tracker)
+
+
+def export_here(job: Job, root: str) -> None:
+    """Leave ``model.safetensors`` of the checkpoint of the job's last step."""
+    if job.rank == 0:
+        directory = RunDirectory(root)
+        export_weights(directory.checkpoints / f"step_{job.step}", directory.model_file)
+
+
+def train_here(root: str) -> tuple[str, list[dict[str, Any]]]:
+    """Train the prepared job as this process's rank; leaves ``model.safetensors`` and returns outcome and metrics."""
     tracker = ListTracker()
-    job = assemble(load_resolved(directory.resolved_spec), context, tracker)
+    job = job_here(root, tracker)
     with closing(job.data):
         outcome = train(job)
-    if collectives.rank == 0:
-        export_weights(directory.checkpoints / f"step_{job.step}", directory.model_file)
+    export_here(job, root)
     return outcome, tracker.lines
 
 

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import torch
 from gloo import run_on_ranks
-from support import ListTracker, make_run_directory, weights
+from support import ListTracker, export_here, job_here, make_run_directory, weights
 from torch import Tensor
 
-from orchestrator.core.collectives import Collectives
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.values import BatchPlan
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.load import load_resolved
-from orchestrator.train.assemble import assemble
-from orchestrator.train.context import RankContext
-from orchestrator.train.export import export_weights
 from orchestrator.train.loop import _take_step
 
 UNEVEN = (13, 13, 22, 22, 9)
@@ -65,20 +58,8 @@ def prepare(root: Path, spec: JobSpec, checkpoint: Path | None = None) -> RunDir
 
 def take_steps(root: str, until: int, sizes: Sequence[int]) -> list[dict[str, Any]]:
     """Train as this process's rank up to a step, save, and leave ``model.safetensors``; returns the metrics."""
-    directory = RunDirectory(root)
-    for name in ("odd", "text", "tiny"):
-        sys.modules.pop(name, None)
-    sys.path[:] = [path for path in sys.path if not path.endswith("/code")]
-    collectives = Collectives()
-    context = RankContext(
-        run_directory=directory,
-        attempt=1,
-        collectives=collectives,
-        device=torch.device("cpu"),
-        nodes=("here",) * collectives.world_size,
-    )
     tracker = ListTracker()
-    job = assemble(load_resolved(directory.resolved_spec), context, tracker)
+    job = job_here(root, tracker)
     with closing(job.data):
         while job.step < until:
             plan = BatchPlan(global_batch_size=sizes[job.step % len(sizes)], micro_batch_size=4)
@@ -86,8 +67,7 @@ def take_steps(root: str, until: int, sizes: Sequence[int]) -> list[dict[str, An
         job.recorder.flush(always=True)
         job.saver.save(job.step)
         job.saver.wait()
-    if collectives.rank == 0:
-        export_weights(directory.checkpoints / f"step_{job.step}", directory.model_file)
+    export_here(job, root)
     return tracker.lines
 
 
