@@ -10,6 +10,7 @@ take turns under every engine and for two sizes of the model; figures are those 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -93,6 +94,8 @@ def train_on_rank(rank: int, root: str, result: str) -> None:
     kept = Kept()
     tracker: Tracker = kept if rank == 0 else NullTracker()
     job = assemble(load_recipe_job(directory.resolved_spec), context, tracker)
+    gc.collect()
+    gc.freeze()  # as `train.rank` does
     with closing(job.data):
         train(job)
     if rank == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -71,6 +72,7 @@ def _train(spec: JobSpec, directory: RunDirectory, attempt: int, uri: str, run_i
         with _watch_node(spec, context, uri, run_id):
             job = assemble(spec, context, tracker)
             _announce(job, context, tracker)
+            _spare_what_stays()
             with closing(job.data):
                 outcome = train(job)
             if outcome == "finished" and collectives.rank == 0:
@@ -103,6 +105,12 @@ def _announce(job: Job, context: RankContext, tracker: Tracker) -> None:
         fields = {"step": job.step, "samples": job.samples, "workers": len(context.nodes), "nodes": context.nodes}
         tracker.event(name, {**fields, "total_samples": job.total_samples, "total_steps": job.total_steps})
         print(f"{name} from step {job.step}", flush=True)
+
+
+def _spare_what_stays() -> None:
+    """Leave modules, model and data out of garbage collections: a full one would stop the training for 0.2 s."""
+    gc.collect()
+    gc.freeze()
 
 
 def _device(spec: JobSpec) -> torch.device:
