@@ -85,15 +85,22 @@ def test_tied_frozen_and_unused_parameters(tmp_path: Path, reference: Reference)
     assert {"mixer.weight", "blocks.0.inner.weight", "blocks.1.inner.weight", "blocks.2.inner.weight"} <= names
 
 
+def test_one_worker(tmp_path: Path, reference: Reference) -> None:
+    compare(tmp_path, reference, 1, "mlp", MLP, ENGINES)
+
+
 def test_four_workers_and_replica_groups(tmp_path: Path, reference: Reference) -> None:
     engines = {"fsdp2": {"name": "fsdp2"}, "hybrid": HYBRID}
     compare(tmp_path, reference, 4, "mlp", MLP, engines)
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_the_text_recipe(tmp_path: Path, reference: Reference, world_size: int) -> None:
-    names = ("ddp", "fsdp2", "zero 1", "zero 2", "zero 3", "accelerate fsdp2")
-    jobs = {name: prepare(tmp_path / name, engine_spec(ENGINES[name], world_size, **TEXT)) for name in names}
+    names = ("ddp", "fsdp2", "zero 0", "zero 1", "zero 2", "zero 3", "accelerate fsdp2", "accelerate zero 3")
+    engines = {name: ENGINES[name] for name in names}
+    if world_size == 4:
+        engines = {"fsdp2": {"name": "fsdp2"}, "hybrid": HYBRID}
+    jobs = {name: prepare(tmp_path / name, engine_spec(engine, world_size, **TEXT)) for name, engine in engines.items()}
     run_cases(world_size, [(directory, STEPS) for directory in jobs.values()])
     expected = without_key_biases(reference("text"))
     for name, directory in jobs.items():
