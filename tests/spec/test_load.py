@@ -243,6 +243,6 @@ def test_what_a_base_says_of_a_recipe_is_refused_there_and_null_takes_it_back(fo
 
 def test_a_misspelt_script_is_still_one(folder: Path) -> None:
     with pytest.raises(SpecError) as caught:
-        load(folder, "scrpt: {path: recipe.py}\n")
+        load(folder, "scripf: {path: recipe.py}\n")
     assert "Did you mean 'script'?" in str(caught.value)
     assert [problem.path for problem in caught.value.problems if problem.path in ("recipe", "train")] == []
