@@ -121,6 +121,9 @@ def import_deepspeed(device: torch.device) -> Any:
     if not deepspeed.__version__.startswith(TESTED_VERSIONS):
         known = ", ".join(TESTED_VERSIONS)
         raise UnsupportedLayoutError(f"deepspeed {deepspeed.__version__} is installed; known are {known}.")
+    # Its shared-memory collectives are off unless LOCAL_SIZE says that all ranks share a host; it would still compile
+    # them at the start of every first job, and fail where there is no compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 

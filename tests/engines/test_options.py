@@ -7,8 +7,10 @@ import pytest
 import torch
 from engines.test_equal import ENGINES
 from engines.training import MLP, engine_spec, largest_difference, prepare, run_cases
+from gloo import run_on_ranks
 from support import weights
 
+from orchestrator.engines.deepspeed import import_deepspeed
 from orchestrator.engines.modules import checkpoint_activations, select_modules
 from orchestrator.spec.job import ActivationCheckpointing
 
@@ -104,3 +106,14 @@ def test_patterns_select_outermost_modules_in_the_models_order() -> None:
     assert select_modules(model, None) == {}
     with pytest.raises(Exception, match=r"No module of Sequential matches 'Conv2d'; its classes are Linear, ReLU"):
         select_modules(model, ("Conv2d",))
+
+
+def compiled_collectives() -> object:
+    """DeepSpeed's own collectives over shared memory, where it has made them."""
+    deepspeed = import_deepspeed(torch.device("cpu"))
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+    return deepspeed.comm.comm.cdb.shm_comm_op
+
+
+def test_deepspeed_needs_no_compiler() -> None:
+    assert run_on_ranks(1, compiled_collectives) == [None]
