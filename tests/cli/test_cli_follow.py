@@ -124,6 +124,7 @@ def test_time_left_is_never_negative() -> None:
 EVENTS: dict[str, tuple[dict[str, Any], str]] = {
     "connected": ({"cpus": 2, "oversubscribed": True}, "the workers ask for more than this machine's 2 CPU cores"),
     "waiting": ({"reason": "needs 4 workers"}, "waiting: needs 4 workers"),
+    "placed": ({"attempt": 1, "script": "train.py", "workers": 2}, "train.py starts on 2 workers"),
     "started": (
         {"workers": 1, "total_steps": None, "total_samples": 60000},
         "training starts: 60,000 samples on 1 worker",

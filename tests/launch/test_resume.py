@@ -65,6 +65,10 @@ def test_what_may_change_is_not_part_of_the_training(load):
     """The checkpoints of a job belong to the hash of its spec, so nothing in the hash may change."""
     before = load().spec
     changed = {
+        "engine": ["engine=fsdp2"],
+        "exchange.bucket_mib": ["exchange.bucket_mib=1.0"],
+        "train.activation_checkpointing": ["train.activation_checkpointing.policy=selective"],
+        "train.compile": ["train.compile=eager"],
         "resources": ["resources.workers=2", "resources.cpus_per_worker=0.5", "resources.placement=spread"],
         "checkpoint": ["checkpoint.every=1", "checkpoint.keep=1"],
         "retries": ["retries.worker_lost=1"],
