@@ -1,5 +1,7 @@
 """Recipes that break their contract are told so by their own line."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,12 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_is_described_without_being_built(tmp_path: Path) -> None:
     directory = make_run_directory(tmp_path / "run", tiny_spec())
-    sizes = describe(directory.code, directory.resolved_spec)
+    answer = tmp_path / "answer.json"
+    describe(directory.code, directory.resolved_spec, answer, (4,))
+    found = json.loads(answer.read_text(encoding="utf-8"))
     num_parameters = 64 * 16 + 16 + 2 * 16 + 16 * 10 + 10
-    assert sizes == {"num_parameters": num_parameters, "parameter_bytes": 4 * num_parameters, "buffer_bytes": 0}
+    parameters = found["parameters"]
+    assert sum(math.prod(parameter["shape"]) for parameter in parameters) == num_parameters
+    assert all(parameter["trainable"] and parameter["item_bytes"] == 4 for parameter in parameters)
+    assert found["buffer_bytes"] == 0
+    assert [backward["num_samples"] for backward in found["backwards"]] == [4]
