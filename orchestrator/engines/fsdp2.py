@@ -15,10 +15,8 @@ from orchestrator.core.parts import EngineParts
 from orchestrator.engines.base import fill_missing_gradients
 from orchestrator.engines.modules import select_modules
 from orchestrator.engines.native import NativeEngine
-from orchestrator.engines.precision import Precision
+from orchestrator.engines.precision import DTYPES, Precision
 from orchestrator.spec.methods.engines import Fsdp2
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, None: None}
 
 
 class Fsdp2Engine(NativeEngine):
@@ -95,7 +93,8 @@ def device_mesh(parts: EngineParts) -> DeviceMesh:
 def shard_model(model: nn.Module, config: Fsdp2, mesh: DeviceMesh) -> None:
     """Divide a whole model in place: its units first, then the rest of it."""
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if config.cpu_offload else OffloadPolicy()
-    policy = MixedPrecisionPolicy(param_dtype=_DTYPES[config.param_dtype], reduce_dtype=_DTYPES[config.reduce_dtype])
+    param_dtype, reduce_dtype = (name and DTYPES[name] for name in (config.param_dtype, config.reduce_dtype))
+    policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype)
     for module in units(model, config):
         fully_shard(
             module,

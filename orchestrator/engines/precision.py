@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types by the names that a spec has for them."""
 
 
 class Precision:
@@ -21,12 +22,12 @@ class Precision:
 
     def __init__(self, name: str, device: torch.device) -> None:
         self._device = device
-        self._dtype = _AUTOCAST_TYPES.get(name)
+        self._dtype = DTYPES[name]
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def forward(self) -> contextlib.AbstractContextManager[Any]:
         """The context of a forward pass."""
-        if self._dtype is None:
+        if self._dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, dtype=self._dtype)
 

@@ -24,7 +24,7 @@ from orchestrator.core.user_code import user_code
 from orchestrator.data.loader import evaluation_micro_batches
 from orchestrator.engines.fsdp2 import units
 from orchestrator.engines.modules import checkpoint_activations
-from orchestrator.engines.precision import Precision
+from orchestrator.engines.precision import DTYPES, Precision
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_recipe_job
 from orchestrator.spec.methods.engines import Fsdp2
@@ -33,7 +33,6 @@ from orchestrator.train.activations import REST, trace_backward
 from orchestrator.train.recipe import CheckedLoss, load_recipe
 
 CPU = torch.device("cpu")
-COMPUTE_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def describe(code_folder: Path, resolved_spec: Path, answer: Path, micro_batch_sizes: Sequence[int]) -> None:
@@ -127,7 +126,7 @@ def _trace_one(
     if spec.train.activation_checkpointing is not None:
         checkpoint_activations(model, spec.train.activation_checkpointing)
     if compute_type is not None:
-        dtype = COMPUTE_TYPES[compute_type]
+        dtype = DTYPES[compute_type]
         with fake:
             model.to(dtype)
         batch = tree_map_only(torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, batch)
