@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orchestrator.core.collectives import Collectives
 from orchestrator.optim.grouping import decay_groups
 from orchestrator.spec.methods.optimizers import Lamb as LambConfig
 
@@ -130,7 +131,7 @@ class Lamb(torch.optim.Optimizer):
         )
 
 
-def build_lamb(config: LambConfig, model: nn.Module) -> torch.optim.Optimizer:
+def build_lamb(config: LambConfig, model: nn.Module, collectives: Collectives) -> torch.optim.Optimizer:
     """Lamb over the model's trainable parameters."""
     groups = decay_groups(model, config.weight_decay, decay_one_dimensional=config.decay_one_dimensional)
     return Lamb(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)

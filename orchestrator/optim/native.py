@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from orchestrator.core.collectives import Collectives
 from orchestrator.optim.grouping import decay_groups
 from orchestrator.spec.methods.optimizers import AdamW, Sgd
 
 
-def build_sgd(config: Sgd, model: nn.Module) -> torch.optim.Optimizer:
+def build_sgd(config: Sgd, model: nn.Module, collectives: Collectives) -> torch.optim.Optimizer:
     """torch.optim.SGD over the model's trainable parameters."""
     return torch.optim.SGD(
         decay_groups(model, config.weight_decay, decay_one_dimensional=config.decay_one_dimensional),
@@ -20,7 +21,7 @@ def build_sgd(config: Sgd, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def build_adamw(config: AdamW, model: nn.Module) -> torch.optim.Optimizer:
+def build_adamw(config: AdamW, model: nn.Module, collectives: Collectives) -> torch.optim.Optimizer:
     """torch.optim.AdamW over the model's trainable parameters."""
     return torch.optim.AdamW(
         decay_groups(model, config.weight_decay, decay_one_dimensional=config.decay_one_dimensional),

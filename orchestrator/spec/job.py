@@ -12,11 +12,19 @@ from orchestrator.spec.methods.distribution import (
     ControllerConfig,
     ExchangeConfig,
 )
-from orchestrator.spec.methods.engines import Ddp, EngineConfig, Patterns
+from orchestrator.spec.methods.engines import Ddp, EngineConfig
 from orchestrator.spec.methods.optimizers import AdamW, OptimizerConfig
 from orchestrator.spec.methods.schedules import Constant, ScalingConfig, ScheduleConfig
 from orchestrator.spec.methods.sources import RecipeSource, SourceConfig
-from orchestrator.spec.section import PositiveFloat, PositiveInt, Section, exactly_one, list_to_tuple, name_alone
+from orchestrator.spec.section import (
+    Patterns,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    exactly_one,
+    list_to_tuple,
+    name_alone,
+)
 
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", examples=["digits-lamb"])]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["NCCL_DEBUG"])]

@@ -53,6 +53,13 @@ Betas = Annotated[
 ]
 """Two decay rates of running averages, each in [0, 1)."""
 
+Patterns = Annotated[
+    tuple[Annotated[str, Field(min_length=1, examples=["Block", "layers.*"])], ...],
+    Field(min_length=1),
+    BeforeValidator(list_to_tuple),
+]
+"""Modules of a model, each by its class or by its dotted name, where * stands for one part."""
+
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]

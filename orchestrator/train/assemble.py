@@ -98,7 +98,9 @@ def _build_engine(spec: JobSpec, recipe: Any, context: RankContext) -> Engine:
     parts = EngineParts(
         spec=spec,
         model=model,
-        build_optimizer=partial(tables.load(tables.OPTIMIZERS, spec.optimizer.name), spec.optimizer),
+        build_optimizer=partial(
+            tables.load(tables.OPTIMIZERS, spec.optimizer.name), spec.optimizer, collectives=context.collectives
+        ),
         build_exchange=partial(tables.load(tables.EXCHANGES, spec.exchange.name), spec.exchange, context.collectives),
         collectives=context.collectives,
         device=context.device,

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from orchestrator.core.collectives import Collectives
 from orchestrator.optim.lamb import Lamb, build_lamb
 from orchestrator.spec.methods.optimizers import Lamb as LambConfig
 
@@ -125,7 +126,7 @@ def test_state_survives_a_round_trip() -> None:
 
 def test_biases_and_gains_are_neither_decayed_nor_adapted_by_default() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
-    optimizer = build_lamb(LambConfig(name="lamb"), model)
+    optimizer = build_lamb(LambConfig(name="lamb"), model, Collectives())
     assert [(len(g["params"]), g["weight_decay"]) for g in optimizer.param_groups] == [(1, 0.01), (3, 0.0)]
-    everything = build_lamb(LambConfig(name="lamb", decay_one_dimensional=True), model)
+    everything = build_lamb(LambConfig(name="lamb", decay_one_dimensional=True), model, Collectives())
     assert [(len(g["params"]), g["weight_decay"]) for g in everything.param_groups] == [(4, 0.01)]

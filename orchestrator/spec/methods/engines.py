@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from orchestrator.spec.section import PositiveInt, Section, list_to_tuple
+from orchestrator.spec.section import Patterns, PositiveInt, Section
 
 WHOLE_TENSORS = "whole_tensors"
 """The optimizer sees every tensor as a whole: norms of a tensor need no communication."""
@@ -15,13 +15,6 @@ LOCAL_GRADIENTS = "local_gradients"
 """A rank's own gradient exists as a whole before it is summed over ranks."""
 EXACT_BATCH = frozenset({"changing_batch", "uneven_batch"})
 """The batch may change from step to step, and slices and micro-batches may differ in size; what is trained is exact."""
-
-Patterns = Annotated[
-    tuple[Annotated[str, Field(min_length=1, examples=["Block", "layers.*"])], ...],
-    Field(min_length=1),
-    BeforeValidator(list_to_tuple),
-]
-"""Modules of a model, each by its class or by its dotted name, where * stands for one part."""
 
 
 class Engine(Section):

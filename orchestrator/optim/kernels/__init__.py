@@ -1,0 +1,1 @@
+"""The elementwise work of optimizer steps, once for each way to run it."""

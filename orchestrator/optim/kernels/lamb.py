@@ -1,0 +1,135 @@
+"""What a LAMB step computes, whatever runs it: the reference that every kernel must agree with.
+
+A step has two phases, because the trust ratio needs norms of all of a parameter::
+
+    measure   m, v move; sums of p^2 and u^2 over the elements that this rank holds
+    apply     p moves by lr x ratio x u, with u computed again from m and v: cheaper than a buffer that keeps it
+
+Between them one all-reduce adds the sums over ranks. Where nothing is divided, `update` does both for one tensor after
+the other, while it is in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from orchestrator.optim.sums import sum_of_squares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coefficients:
+    """The numbers of one tensor's step."""
+
+    lr: float
+    """eta, every factor outside the trust ratio included."""
+    beta1: float
+    beta2: float
+    correction1: float
+    """What m is divided by: 1 - beta1^t, or 1."""
+    correction2: float
+    """What v is divided by: 1 - beta2^t, or 1."""
+    eps: float
+    """Added outside the root."""
+    weight_decay: float
+    """lambda, inside the direction."""
+    adapt: bool
+    """Whether the trust ratio applies; without it the update is Adam's."""
+    min_norm: float
+    """Bounds of phi, the clamp of ||p||; 0 and inf leave it alone."""
+    max_norm: float
+    min_ratio: float
+    """Bounds of the trust ratio; 0 and inf leave it alone."""
+    max_ratio: float
+
+
+COLUMNS = tuple(field.name for field in fields(Coefficients))
+
+
+@dataclass(frozen=True, slots=True)
+class LambBatch:
+    """The tensors of one call: what this rank holds of n parameters, element i of each list of the same shape.
+
+    ``g`` is read only. Tensors may be empty; all lie on one device.
+    """
+
+    p: Sequence[Tensor]
+    g: Sequence[Tensor]
+    m: Sequence[Tensor]
+    v: Sequence[Tensor]
+    coefficients: Sequence[Coefficients]
+
+
+class LambKernels(Protocol):
+    """One way to run the work. No method waits for the device."""
+
+    title: str
+    """For people: what runs, and on what."""
+
+    def measure(self, batch: LambBatch) -> Tensor:
+        """Move m and v; returns the sums of p^2 and of u^2, [n, 2] in float64 on the tensors' device."""
+
+    def apply(self, batch: LambBatch, ratios: Tensor) -> None:
+        """Move p by the trust ratios, [n] in float64; 1 for what is not adapted."""
+
+    def update(self, batch: LambBatch) -> Tensor:
+        """Both for tensors that no rank shares; returns the sums, [n, 2]."""
+
+
+def trust_ratios(sums: Tensor, coefficients: Sequence[Coefficients]) -> Tensor:
+    """phi(||p||) / ||u|| within its bounds, 1 where a norm is 0 or the tensor is not adapted.
+
+    Args:
+        sums: of p^2 and of u^2 over whole parameters, [n, 2].
+        coefficients: of the n parameters.
+
+    Returns:
+        [n] in float64, on the device of ``sums``.
+    """
+    bounds = torch.tensor(
+        [(c.adapt, c.min_norm, c.max_norm, c.min_ratio, c.max_ratio) for c in coefficients], dtype=torch.float64
+    ).to(sums.device, non_blocking=True)
+    adapt, min_norm, max_norm, min_ratio, max_ratio = bounds.unbind(1)
+    norm, length = sums.sqrt().unbind(1)
+    ratios = (norm.clamp(min_norm, max_norm) / length).clamp(min_ratio, max_ratio)
+    # A norm that is not a number must reach the weights, where the job notices: a comparison with it is false.
+    undefined = (norm == 0) | (length == 0) | (adapt == 0)
+    return torch.where(undefined, torch.ones_like(ratios), ratios)
+
+
+class EagerLamb:
+    """Tensor after tensor in torch's own operations, on any device and in any type."""
+
+    title = "eager"
+
+    def measure(self, batch: LambBatch) -> Tensor:
+        """See the protocol."""
+        rows = []
+        for p, g, m, v, c in zip(batch.p, batch.g, batch.m, batch.v, batch.coefficients, strict=True):
+            m.lerp_(g, 1 - c.beta1)
+            v.mul_(c.beta2).addcmul_(g, g, value=1 - c.beta2)
+            rows.append(torch.stack([sum_of_squares(p), sum_of_squares(direction(p, m, v, c))]))
+        return torch.stack(rows)
+
+    def apply(self, batch: LambBatch, ratios: Tensor) -> None:
+        """See the protocol."""
+        for p, m, v, c, ratio in zip(
+            batch.p, batch.m, batch.v, batch.coefficients, ratios.to(torch.float32), strict=True
+        ):
+            p.sub_(direction(p, m, v, c).mul_(ratio), alpha=c.lr)
+
+    def update(self, batch: LambBatch) -> Tensor:
+        """See the protocol."""
+        sums = self.measure(batch)
+        self.apply(batch, trust_ratios(sums, batch.coefficients))
+        return sums
+
+
+def direction(p: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> Tensor:
+    """u = (m / correction1) / (sqrt(v / correction2) + eps) + lambda p, a new tensor."""
+    denominator = (v / c.correction2).sqrt_().add_(c.eps)
+    return (m / c.correction1).div_(denominator).add_(p, alpha=c.weight_decay)
