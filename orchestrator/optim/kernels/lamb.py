@@ -130,6 +130,6 @@ class EagerLamb:
 
 
 def direction(p: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> Tensor:
-    """u = (m / correction1) / (sqrt(v / correction2) + eps) + lambda p, a new tensor."""
+    """U = (m / correction1) / (sqrt(v / correction2) + eps) + lambda p, a new tensor."""
     denominator = (v / c.correction2).sqrt_().add_(c.eps)
     return (m / c.correction1).div_(denominator).add_(p, alpha=c.weight_decay)
