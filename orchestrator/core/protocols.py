@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from orchestrator.core.values import BatchPlan, DataPosition, ExchangeReport, StepStats
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from orchestrator.core.layout import ShardLayout
     from orchestrator.core.shards import Piece, SavedState
 
 
@@ -111,6 +112,17 @@ class Saver(Protocol):
 
     def wait(self) -> None:
         """Return when everything is on disk."""
+
+
+@runtime_checkable
+class LayerwiseOptimizer(Protocol):
+    """An optimizer whose step needs sums over whole parameters, however their elements are divided."""
+
+    def attach(self, layout: ShardLayout) -> None:
+        """Learn where parameters lie in flat partitions; whole tensors and DTensors need no telling."""
+
+    def report(self) -> dict[str, Tensor]:
+        """What the last step did to each layer: scalars in host memory, equal on all ranks, complete a step later."""
 
 
 class Engine(Protocol):

@@ -10,6 +10,17 @@ OPTIMIZERS = {
     "sgd": "orchestrator.optim.native:build_sgd",
     "adamw": "orchestrator.optim.native:build_adamw",
     "lamb": "orchestrator.optim.lamb:build_lamb",
+    "radam": "orchestrator.optim.packages:build_torch",
+    "nadam": "orchestrator.optim.packages:build_torch",
+    "adagrad": "orchestrator.optim.packages:build_adagrad",
+    "lion": "orchestrator.optim.packages:build_elementwise",
+    "adabelief": "orchestrator.optim.packages:build_elementwise",
+    "adopt": "orchestrator.optim.packages:build_elementwise",
+    "adabound": "orchestrator.optim.packages:build_elementwise",
+    "mars": "orchestrator.optim.packages:build_mars",
+    "dadapt_adam": "orchestrator.optim.packages:build_dadapt_adam",
+    "prodigy": "orchestrator.optim.packages:build_prodigy",
+    "muon": "orchestrator.optim.packages:build_muon",
 }
 SCHEDULES = {
     "constant": "orchestrator.optim.schedules:constant",

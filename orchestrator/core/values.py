@@ -32,11 +32,23 @@ class StepStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseStart:
+    """Where one phase of the training began."""
+
+    index: int = 0
+    """Of the phase, from 0."""
+    step: int = 0
+    """Optimizer steps taken before it."""
+    samples: int = 0
+    """Samples seen by those steps over all ranks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataPosition:
-    """How far the training has read its data; the same for every number of workers."""
+    """How far the training has read the data of its phase; the same for every number of workers."""
 
     samples: int = 0
-    """Samples taken from the global order since the start, over all epochs."""
+    """Samples taken from the global order since the start of the phase, over all epochs."""
     stream_states: tuple[Mapping[str, Any], ...] = field(default=())
     """Streaming only: the state of each rank's stream; empty for map-style data."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -13,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from orchestrator.core.errors import RecipeError
+from orchestrator.core.patterns import matches
 from orchestrator.spec.job import ActivationCheckpointing
 
 _KEPT = (
@@ -55,8 +55,7 @@ def select_modules(model: nn.Module, patterns: Sequence[str] | None) -> dict[str
 
 
 def _matches(pattern: str, name: str, module: nn.Module) -> bool:
-    expression = r"[^.]+".join(re.escape(part) for part in pattern.split("*"))
-    return type(module).__name__ == pattern or re.fullmatch(expression, name) is not None
+    return type(module).__name__ == pattern or matches(pattern, name)
 
 
 def _outermost(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.protocols import LossFunction, MicroBatch
+from orchestrator.core.protocols import LayerwiseOptimizer, LossFunction, MicroBatch
 from orchestrator.core.shards import Piece, SavedState
 from orchestrator.core.state_naming import (
     create_optimizer_state,
@@ -19,7 +19,7 @@ from orchestrator.core.state_naming import (
     model_pieces,
     optimizer_pieces,
 )
-from orchestrator.engines.base import EngineBase
+from orchestrator.engines.base import EngineBase, set_learning_rate
 from orchestrator.engines.precision import Precision
 
 
@@ -61,8 +61,7 @@ class NativeEngine(EngineBase):
         """See the base class."""
         report = self._sum_gradients()
         scaler = self._precision.scaler
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.optimizer, lr)
         if self._clip_grad_norm is not None:
             scaler.unscale_(self.optimizer)
             report["grad_norm"] = clip_gradients_(self._parameters, self._clip_grad_norm)
@@ -70,6 +69,8 @@ class NativeEngine(EngineBase):
         scaler.update()
         if scaler.is_enabled():
             report["loss_scale"] = scaler.get_scale()
+        if isinstance(self.optimizer, LayerwiseOptimizer):
+            report.update(self.optimizer.report())
         self._clear_gradients()
         return report
 

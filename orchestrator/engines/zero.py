@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from orchestrator.core.errors import CheckpointError
+from orchestrator.core.layout import Run, ShardLayout
 from orchestrator.core.parts import EngineParts
-from orchestrator.core.protocols import LossFunction, MicroBatch
+from orchestrator.core.protocols import LayerwiseOptimizer, LossFunction, MicroBatch
 from orchestrator.core.shards import Piece, SavedState, piece_of
 from orchestrator.core.state_naming import (
     MODEL,
@@ -19,16 +20,15 @@ from orchestrator.core.state_naming import (
     has_optimizer_state,
     model_tensors,
 )
-from orchestrator.engines.base import EngineBase
-from orchestrator.engines.precision import DynamicLossScale, Precision
-from orchestrator.engines.zero_layout import (
-    Run,
+from orchestrator.core.zero_layout import (
     layout_of_flat_partitions,
     layout_of_parameter_shards,
     own_share,
     prove_layout,
     runs_by_name,
 )
+from orchestrator.engines.base import EngineBase, set_learning_rate
+from orchestrator.engines.precision import DynamicLossScale, Precision
 
 
 class ZeroEngine(EngineBase):
@@ -56,7 +56,11 @@ class ZeroEngine(EngineBase):
             if self._divides_weights
             else layout_of_flat_partitions(self._zero)
         )
-        prove_layout(self._runs, parts.collectives)
+        prove_layout(self._runs, parts.collectives, parts.device)
+        self._runs_by_name = runs_by_name(self.model, self._runs)
+        if isinstance(self._zero.optimizer, LayerwiseOptimizer):
+            layout = ShardLayout(runs=self._runs_by_name, collectives=parts.collectives, device=parts.device)
+            self._zero.optimizer.attach(layout)
 
     def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
         """See the base class."""
@@ -70,8 +74,7 @@ class ZeroEngine(EngineBase):
 
     def step(self, lr: float) -> dict[str, Tensor | float]:
         """See the base class."""
-        for group in self._zero.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self._zero.optimizer, lr)
         self._engine.step()
         report: dict[str, Tensor | float] = {}
         if self._clips:
@@ -79,6 +82,8 @@ class ZeroEngine(EngineBase):
         if self._loss_scale.is_enabled:
             self._loss_scale.update(overflowed=bool(self._zero.overflow))
             report["loss_scale"] = self._loss_scale.scale
+        if isinstance(self._zero.optimizer, LayerwiseOptimizer):
+            report.update(self._zero.optimizer.report())
         return report
 
     def pieces(self) -> dict[str, Piece]:
@@ -86,7 +91,7 @@ class ZeroEngine(EngineBase):
         self._share_buffers()
         tensors, _ = model_tensors(self.model)
         pieces = {f"{MODEL}{name}": self._piece(tensor) for name, tensor in tensors.items()}
-        for name, run in runs_by_name(self.model, self._runs):
+        for name, run in self._runs_by_name.items():
             for key, value in self._zero.optimizer.state.get(run.flat, {}).items():
                 pieces[f"{OPTIMIZER}{name}.{key}"] = _state_piece(run, value)
         return pieces
@@ -130,7 +135,7 @@ class ZeroEngine(EngineBase):
     def _prove_equal_counters(self, pieces: Mapping[str, Piece]) -> None:
         """One partition has one step counter for all its parameters: a checkpoint with several cannot be taken over."""
         counters: dict[tuple[Tensor, str], tuple[str, Tensor]] = {}
-        for name, run in runs_by_name(self.model, self._runs):
+        for name, run in self._runs_by_name.items():
             for key in self._zero.optimizer.state.get(run.flat, {}):
                 piece = pieces[f"{OPTIMIZER}{name}.{key}"]
                 if piece.live is None:

@@ -1,83 +1,72 @@
-"""LAMB, layer-wise adaptive moments for large batches, on whole tensors."""
+"""LAMB, layer-wise adaptive moments for large batches, exact on whole and on divided parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.optim.grouping import decay_groups
+from orchestrator.optim.grouping import parameter_groups
+from orchestrator.optim.kernels.lamb import Coefficients, EagerLamb, LambBatch, LambKernels, trust_ratios
+from orchestrator.optim.layerwise import LayerwiseBase, Part
+from orchestrator.optim.reduction import Reduction
 from orchestrator.spec.methods.optimizers import Lamb as LambConfig
 
-
-def trust_ratio(parameter: Tensor, direction: Tensor) -> Tensor:
-    """||p|| / ||u||, or 1 where either norm is 0; a scalar tensor on the parameter's device, without a host sync."""
-    parameter_norm = torch.linalg.vector_norm(parameter)
-    direction_norm = torch.linalg.vector_norm(direction)
-    defined = (parameter_norm > 0) & (direction_norm > 0)
-    return torch.where(defined, parameter_norm / direction_norm, torch.ones_like(parameter_norm))
+Adapt = Literal["decayed", "all"]
+Correction = Literal["direction", "learning_rate", "none"]
 
 
-def lamb_update_(
-    parameter: Tensor,
-    gradient: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    *,
-    step: int,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    adapt: bool,
-) -> None:
-    """One LAMB update of one tensor, in place; the gradient is left as it is. All tensors have one shape.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """What libraries that all say LAMB differ in."""
 
-    Args:
-        parameter: p.
-        gradient: g.
-        exp_avg: m, running mean of the gradient.
-        exp_avg_sq: v, running mean of its square.
-        step: t, counted from 1.
-        lr: eta.
-        betas: (beta1, beta2).
-        eps: added outside the root.
-        weight_decay: lambda, inside the normalized direction.
-        adapt: whether the trust ratio applies; without it the update is Adam's.
-    """
-    beta1, beta2 = betas
-    exp_avg.lerp_(gradient, 1 - beta1)
-    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    denominator = (exp_avg_sq / (1 - beta2**step)).sqrt_().add_(eps)
-    direction = (exp_avg / (1 - beta1**step)).div_(denominator).add_(parameter, alpha=weight_decay)
-    if adapt:
-        direction.mul_(trust_ratio(parameter, direction))
-    parameter.sub_(direction, alpha=lr)
+    adapt: Adapt
+    """Whose steps are adapted: those of parameters with weight decay, or all."""
+    bias_correction: Correction = "direction"
+    """Where the bias of the moments is corrected; as a factor on the learning rate it is a hidden warmup."""
+    eps: float = 1e-6
+    weight_norm_range: tuple[float, float] = (0.0, math.inf)
+    """phi, the clamp of ||p||."""
+    trust_ratio_range: tuple[float, float] = (0.0, math.inf)
 
 
-class Lamb(torch.optim.Optimizer):
+PRESETS = {
+    "paper": Variant(adapt="decayed"),
+    "apex": Variant(adapt="decayed"),
+    "nvlamb": Variant(adapt="all"),
+    "deepspeed": Variant(adapt="all", bias_correction="learning_rate", eps=1e-8, trust_ratio_range=(0.01, 10.0)),
+    "v3_clamp10": Variant(adapt="all", bias_correction="none", weight_norm_range=(0.0, 10.0)),
+}
+"""``apex`` and ``nvlamb`` are what NVIDIA runs on gradients that were clipped to a global norm of 1."""
+
+
+class Lamb(LayerwiseBase):
     """LAMB in the form of its paper (You et al., ICLR 2020, arXiv 1904.00962v5, Algorithm 2).
 
-    For each tensor p with gradient g at step t::
+    For each parameter p with gradient g at step t::
 
         m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g^2
         r = (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
         u = r + lambda p
-        p = p - eta ||p|| / ||u|| u          (ratio 1 where a norm is 0)
+        p = p - eta phi(||p||) / ||u|| u     (ratio 1 where a norm is 0)
 
-    Differences: phi, the paper's clamp of ||p||, is the identity (the paper gives no bounds); tensors of a group
-    without weight decay (biases, normalization gains) are not adapted, as the BERT practice has it. Whole tensors
-    only: a sharded tensor would be normalized by the norm of its shard.
+    Differences: phi is the identity unless bounds are given (the paper gives none); parameters of a group without
+    weight decay (biases, normalization gains) are not adapted, as the BERT practice has it. A group may say otherwise
+    with its own ``adapt``. Norms are of whole parameters on DTensors, and on flat partitions after ``attach``.
 
     Args:
-        params: tensors or groups; a group's ``weight_decay`` decides whether it is adapted.
+        params: tensors or groups; a group's ``weight_decay`` or ``adapt`` decides whether it is adapted.
         lr: eta, >= 0.
         betas: (beta1, beta2), each in [0, 1).
-        eps: >= 0.
+        eps: >= 0; None is the variant's.
         weight_decay: lambda, >= 0.
+        variant: everything else; the presets are in `PRESETS`.
+        kernels: what runs the step.
+        log_layers_every: steps between two reports of every layer.
     """
 
     def __init__(
@@ -85,53 +74,89 @@ class Lamb(torch.optim.Optimizer):
         params: Any,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
+        eps: float | None = None,
         weight_decay: float = 0.01,
+        *,
+        variant: Variant = PRESETS["paper"],
+        kernels: LambKernels | None = None,
+        log_layers_every: int | None = None,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        eps = variant.eps if eps is None else eps
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults, log_layers_every=log_layers_every)
+        self.variant = variant
+        self.kernels = kernels or EagerLamb()
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step.
+    def _new_state(self, tensor: Tensor) -> dict[str, Tensor]:
+        return {"exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
 
-        Raises:
-            RuntimeError: on a sparse gradient.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
-        return loss
+    def _update(self, parts: list[Part], reduction: Reduction) -> None:
+        coefficients = [self._coefficients(part) for part in parts]
+        states = [self.state[part.tensor] for part in parts]
+        batch = LambBatch(
+            p=[part.of(part.tensor) for part in parts],
+            g=[part.gradient() for part in parts],
+            m=[part.of(state["exp_avg"]) for part, state in zip(parts, states, strict=True)],
+            v=[part.of(state["exp_avg_sq"]) for part, state in zip(parts, states, strict=True)],
+            coefficients=coefficients,
+        )
+        if reduction.is_needed:
+            sums = reduction.whole(self.kernels.measure(batch))
+            self.kernels.apply(batch, trust_ratios(sums, coefficients))
+        else:
+            sums = self.kernels.update(batch)
+        self._remember(parts, lambda: _describe(sums, coefficients))
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        if parameter.grad is None or parameter.grad.is_sparse:
-            raise RuntimeError("Lamb does not take sparse gradients.")
-        state = self.state[parameter]
-        if not state:
-            # The step is a tensor per parameter, as in torch.optim: engines that split groups count correctly.
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
-        lamb_update_(
-            parameter,
-            parameter.grad,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            step=int(state["step"]),
-            lr=group["lr"],
-            betas=group["betas"],
+    def _coefficients(self, part: Part) -> Coefficients:
+        group, variant = part.group, self.variant
+        beta1, beta2 = group["betas"]
+        step = int(self.state[part.tensor]["step"])
+        correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+        lr = float(group["lr"])
+        if variant.bias_correction == "learning_rate":
+            lr *= math.sqrt(correction2) / correction1
+        if variant.bias_correction != "direction":
+            correction1 = correction2 = 1.0
+        adapt = group.get("adapt", variant.adapt == "all" or group["weight_decay"] > 0)
+        return Coefficients(
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            correction1=correction1,
+            correction2=correction2,
             eps=group["eps"],
             weight_decay=group["weight_decay"],
-            adapt=group["weight_decay"] > 0,
+            adapt=adapt,
+            min_norm=variant.weight_norm_range[0],
+            max_norm=variant.weight_norm_range[1],
+            min_ratio=variant.trust_ratio_range[0],
+            max_ratio=variant.trust_ratio_range[1],
         )
 
 
+def _describe(sums: Tensor, coefficients: list[Coefficients]) -> dict[str, Tensor]:
+    """Vectors over the parts: the trust ratio, ||p|| before the step, and the length of the step."""
+    ratios = trust_ratios(sums, coefficients)
+    norm, length = sums.sqrt().unbind(1)
+    rates = torch.tensor([c.lr for c in coefficients], dtype=torch.float64).to(sums.device, non_blocking=True)
+    return {"trust_ratio": ratios, "weight_norm": norm, "update_norm": rates * ratios * length}
+
+
 def build_lamb(config: LambConfig, model: nn.Module, collectives: Collectives) -> torch.optim.Optimizer:
-    """Lamb over the model's trainable parameters."""
-    groups = decay_groups(model, config.weight_decay, decay_one_dimensional=config.decay_one_dimensional)
-    return Lamb(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
+    """Lamb over the model's trainable parameters, on what runs it fastest on every rank."""
+    preset = PRESETS[config.preset]
+    variant = Variant(
+        adapt=config.adapt or preset.adapt,
+        bias_correction=config.bias_correction or preset.bias_correction,
+        weight_norm_range=config.weight_norm_range or preset.weight_norm_range,
+        trust_ratio_range=config.trust_ratio_range or preset.trust_ratio_range,
+    )
+    return Lamb(
+        parameter_groups(model, config),
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps or preset.eps,
+        weight_decay=config.weight_decay,
+        variant=variant,
+        log_layers_every=config.log_layers_every,
+    )

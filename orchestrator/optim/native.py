@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.optim.grouping import decay_groups
+from orchestrator.optim.grouping import parameter_groups
 from orchestrator.spec.methods.optimizers import AdamW, Sgd
 
 
 def build_sgd(config: Sgd, model: nn.Module, collectives: Collectives) -> torch.optim.Optimizer:
     """torch.optim.SGD over the model's trainable parameters."""
     return torch.optim.SGD(
-        decay_groups(model, config.weight_decay, decay_one_dimensional=config.decay_one_dimensional),
+        parameter_groups(model, config),
         lr=config.lr,
         momentum=config.momentum,
         dampening=config.dampening,
@@ -24,7 +24,7 @@ def build_sgd(config: Sgd, model: nn.Module, collectives: Collectives) -> torch.
 def build_adamw(config: AdamW, model: nn.Module, collectives: Collectives) -> torch.optim.Optimizer:
     """torch.optim.AdamW over the model's trainable parameters."""
     return torch.optim.AdamW(
-        decay_groups(model, config.weight_decay, decay_one_dimensional=config.decay_one_dimensional),
+        parameter_groups(model, config),
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,

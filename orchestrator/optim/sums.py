@@ -18,7 +18,8 @@ def sum_of_squares(a: Tensor) -> Tensor:
     whole = flat.numel() // _ROW * _ROW
     rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1)
     rest = torch.linalg.vector_norm(flat[whole:])
-    return rows.double().square().sum() + rest.double().square()
+    total: Tensor = rows.double().square().sum() + rest.double().square()
+    return total
 
 
 def sum_of_products(a: Tensor, b: Tensor) -> Tensor:

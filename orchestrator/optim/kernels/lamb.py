@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from orchestrator.core.errors import OrchestratorError
 from orchestrator.optim.sums import sum_of_squares
 
 
@@ -62,6 +63,10 @@ class LambBatch:
     m: Sequence[Tensor]
     v: Sequence[Tensor]
     coefficients: Sequence[Coefficients]
+
+
+class UnavailableError(OrchestratorError):
+    """A way to run the work cannot be had here; the message says why."""
 
 
 class LambKernels(Protocol):
@@ -117,9 +122,7 @@ class EagerLamb:
 
     def apply(self, batch: LambBatch, ratios: Tensor) -> None:
         """See the protocol."""
-        for p, m, v, c, ratio in zip(
-            batch.p, batch.m, batch.v, batch.coefficients, ratios.to(torch.float32), strict=True
-        ):
+        for p, m, v, c, ratio in zip(batch.p, batch.m, batch.v, batch.coefficients, ratios, strict=True):
             p.sub_(direction(p, m, v, c).mul_(ratio), alpha=c.lr)
 
     def update(self, batch: LambBatch) -> Tensor:

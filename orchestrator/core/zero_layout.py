@@ -7,36 +7,15 @@ values there are the model's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import UnsupportedLayoutError
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """This rank's elements of one parameter, consecutive in the parameter and in a flat partition."""
-
-    flat: Tensor
-    """The partition that the optimizer steps on, [elements of all its parameters on this rank, padding included]."""
-    offset: int
-    """Index of the first element in ``flat``."""
-    start: int
-    """Index of the first element in the whole parameter, row-major; 0 where this rank has none."""
-    length: int
-    """Number of elements; 0 where this rank has none."""
-    shape: tuple[int, ...]
-    """Shape of the whole parameter."""
-
-    def view(self, like_flat: Tensor) -> Tensor:
-        """The run's elements of any tensor that lies as ``flat`` does."""
-        return like_flat.detach()[self.offset : self.offset + self.length]
+from orchestrator.core.layout import Run
 
 
 def layout_of_flat_partitions(zero: Any) -> dict[nn.Parameter, Run]:
@@ -72,13 +51,17 @@ def own_share(parameter: Any, rank: int) -> tuple[int, int]:
     return start, min(size, parameter.ds_numel - start)
 
 
-def prove_layout(runs: dict[nn.Parameter, Run], collectives: Collectives) -> None:
+def prove_layout(runs: dict[nn.Parameter, Run], collectives: Collectives, device: torch.device) -> None:
     """Make sure that the runs of all ranks cover every parameter once, with the model's own values. A collective.
+
+    Args:
+        runs: this rank's, of the same parameters in the same order on every rank.
+        collectives: over all ranks.
+        device: where they expect their messages; partitions may lie elsewhere.
 
     Raises:
         UnsupportedLayoutError: where they do not.
     """
-    device = next((run.flat.device for run in runs.values()), torch.device("cpu"))
     lengths = [run.length if _has_values_of(parameter, run) else -1 for parameter, run in runs.items()]
     found = torch.tensor([lengths, [_sum_of_indices(run) for run in runs.values()]], dtype=torch.int64, device=device)
     collectives.sum_(found)
@@ -101,6 +84,6 @@ def _sum_of_indices(run: Run) -> int:
     return run.length * run.start + run.length * (run.length - 1) // 2
 
 
-def runs_by_name(model: nn.Module, runs: dict[nn.Parameter, Run]) -> Iterator[tuple[str, Run]]:
-    """The runs with the names of their parameters, in the model's order."""
-    return ((name, runs[parameter]) for name, parameter in model.named_parameters() if parameter in runs)
+def runs_by_name(model: nn.Module, runs: dict[nn.Parameter, Run]) -> dict[str, Run]:
+    """The runs by the names of their parameters, in the model's order."""
+    return {name: runs[parameter] for name, parameter in model.named_parameters() if parameter in runs}

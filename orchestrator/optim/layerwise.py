@@ -1,0 +1,217 @@
+"""The base of optimizers whose step needs sums over whole parameters, however the engine divides them.
+
+One step in its parts::
+
+    parts = what this rank holds of each parameter      the same parameters in the same order on every rank
+    sums  = elementwise work over the parts             [parameters, sums of each], float64, on this rank's elements
+    all-reduce of sums                                  one flat message; none where nothing is divided
+    elementwise work with the finished sums             no host waits for a device anywhere
+
+What divides is seen from the parameters: DTensors (FSDP2, hybrid sharding, tensor parallelism) say it themselves,
+flat partitions (ZeRO) are told by ``attach``, and whatever else is whole.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from orchestrator.core.errors import UnsupportedLayoutError
+from orchestrator.core.layout import Run, ShardLayout
+from orchestrator.optim.reduction import NOTHING_DIVIDED, Reduction, reduction_of_dtensors
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What this rank holds of one parameter."""
+
+    name: str
+    """Of the parameter, for people."""
+    tensor: Tensor
+    """What the optimizer steps on and keeps state for: the parameter, or a flat partition with many of them."""
+    group: dict[str, Any]
+    """The tensor's ``param_groups`` entry."""
+    shape: tuple[int, ...]
+    """Shape of the whole parameter."""
+    run: Run | None
+    """Where the parameter lies in a flat partition; None where the tensor is the parameter."""
+    index: int
+    """Number of the parameter among those of its tensor."""
+
+    def of(self, like: Tensor) -> Tensor:
+        """This rank's elements of the parameter in any tensor that lies as ``tensor`` does."""
+        if self.run is not None:
+            return self.run.view(like)
+        return like.to_local() if isinstance(like, DTensor) else like.detach()
+
+    def gradient(self) -> Tensor:
+        """This rank's elements of the gradient; zeros where no loss has reached the parameter.
+
+        Raises:
+            UnsupportedLayoutError: where the gradient is divided in another way than the parameter.
+        """
+        gradient = self.tensor.grad
+        if gradient is None:
+            return torch.zeros_like(self.of(self.tensor))
+        theirs, ours = getattr(gradient, "placements", None), getattr(self.tensor, "placements", None)
+        if theirs != ours:
+            raise UnsupportedLayoutError(
+                f"The gradient of {self.name} lies as {theirs}, the parameter as {ours}: sum it over ranks first."
+            )
+        return self.of(gradient)
+
+
+class LayerwiseBase(torch.optim.Optimizer, ABC):
+    """An optimizer whose step is elementwise work around sums over whole parameters.
+
+    Subclasses give ``_update``, which works on all parameters of one call: engines may call ``step`` for some of the
+    groups at a time. State lies as the tensors do, under torch's names; step counters are tensors per tensor.
+
+    Args:
+        params: tensors or groups, as torch.optim takes them; named ones appear in reports by their names.
+        defaults: of the groups' options.
+        log_layers_every: steps between two reports of every layer; None reports the extremes only.
+    """
+
+    per_parameter_state: ClassVar[frozenset[str]] = frozenset()
+    """Names of state that is one number for each parameter: [parameters of the tensor], or a scalar."""
+
+    def __init__(self, params: Any, defaults: dict[str, Any], *, log_layers_every: int | None = None) -> None:
+        self._known: dict[int, Tensor] = {}
+        self._layout: dict[int, list[tuple[str, Run]]] = {}
+        self._layout_reduction = NOTHING_DIVIDED
+        self._calls: dict[tuple[int, ...], tuple[list[Part], Reduction]] = {}
+        self._last: list[tuple[list[str], Callable[[], dict[str, Tensor]]]] = []
+        self._log_layers_every = log_layers_every
+        self._num_reports = 0
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take further tensors, as torch.optim does; these are known to be whole, or DTensors."""
+        super().add_param_group(param_group)
+        self._known.update((id(tensor), tensor) for tensor in self.param_groups[-1]["params"])
+
+    def attach(self, layout: ShardLayout) -> None:
+        """Learn where parameters lie that were laid into flat partitions."""
+        self._layout = {}
+        for name, run in layout.runs.items():
+            self._layout.setdefault(id(run.flat), []).append((name, run))
+        self._layout_reduction = Reduction.over(layout.collectives, layout.device)
+        self._calls.clear()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; a collective where parameters are divided.
+
+        Raises:
+            RuntimeError: on a sparse gradient.
+            UnsupportedLayoutError: on a flat tensor of which nobody said what lies in it.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        parts, reduction = self._call()
+        if parts:
+            for tensor in {id(part.tensor): part.tensor for part in parts}.values():
+                self._count_step(tensor)
+            self._update(parts, reduction)
+        return loss
+
+    @abstractmethod
+    def _update(self, parts: list[Part], reduction: Reduction) -> None:
+        """Move the parameters of one call. Every rank adds its sums, those that hold no element too."""
+
+    @abstractmethod
+    def _new_state(self, tensor: Tensor) -> dict[str, Tensor]:
+        """State of one tensor before its first step, without its step counter."""
+
+    def _count_step(self, tensor: Tensor) -> None:
+        state = self.state[tensor]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)  # on the host, as torch.optim has it
+            state.update(self._new_state(tensor))
+        state["step"] += 1
+
+    def _num_parameters(self, tensor: Tensor) -> int:
+        """Parameters that lie in one tensor."""
+        return len(self._layout.get(id(tensor), "1"))
+
+    def _call(self) -> tuple[list[Part], Reduction]:
+        """The parts of the tensors that this call steps on, and how their sums become whole."""
+        present = [
+            (tensor, group, index)
+            for group in self.param_groups
+            for index, tensor in enumerate(group["params"])
+            if tensor.grad is not None or id(tensor) in self._layout or isinstance(tensor, DTensor)
+        ]
+        key = tuple(id(tensor) for tensor, _, _ in present)
+        if key not in self._calls:
+            parts = [part for tensor, group, index in present for part in self._parts(tensor, group, index)]
+            self._calls[key] = parts, self._reduction([tensor for tensor, _, _ in present])
+        return self._calls[key]
+
+    def _parts(self, tensor: Tensor, group: dict[str, Any], index: int) -> list[Part]:
+        runs = self._layout.get(id(tensor))
+        if runs is not None:
+            return [Part(name, tensor, group, run.shape, run, i) for i, (name, run) in enumerate(runs)]
+        if not isinstance(tensor, DTensor) and (id(tensor) not in self._known or hasattr(tensor, "_fsdp_flattened")):
+            raise UnsupportedLayoutError(
+                f"{type(self).__name__} was given a tensor of shape {tuple(tensor.shape)} that may hold parts of many "
+                "parameters, whose norms are not those of the parameters. Tell it what lies there with attach()."
+            )
+        if tensor.grad is not None and tensor.grad.is_sparse:
+            raise RuntimeError(f"{type(self).__name__} does not take sparse gradients.")
+        names = group.get("param_names", ())
+        name = names[index] if index < len(names) else f"parameter {index}"
+        return [Part(name, tensor, group, tuple(tensor.shape), None, 0)]
+
+    def _reduction(self, tensors: Sequence[Tensor]) -> Reduction:
+        if any(id(tensor) in self._layout for tensor in tensors):
+            return self._layout_reduction
+        return reduction_of_dtensors(tensors)
+
+    def _remember(self, parts: list[Part], describe: Callable[[], dict[str, Tensor]]) -> None:
+        """Keep what the step did for ``report``: vectors over the parts by name, ``trust_ratio`` among them."""
+        self._last.append(([part.name for part in parts], describe))
+
+    def report(self) -> dict[str, Tensor]:
+        """What the calls since the last report did to each layer.
+
+        Returns:
+            ``trust_ratio/min``, ``/median``, ``/max`` over the layers, and where due one entry for every layer and
+            vector, ``trust_ratio/<parameter>`` and so on: scalars in host memory.
+        """
+        calls, self._last = self._last, []
+        if not calls:
+            return {}
+        names = [name for members, _ in calls for name in members]
+        described = [describe() for _, describe in calls]
+        vectors = {key: torch.cat([vector[key] for vector in described]) for key in described[0]}
+        ratios = vectors["trust_ratio"]
+        facts = {
+            f"trust_ratio/{word}": value
+            for word, value in zip(
+                ("min", "median", "max"),
+                _on_host(torch.stack([ratios.min(), ratios.median(), ratios.max()])),
+                strict=True,
+            )
+        }
+        self._num_reports += 1
+        if self._log_layers_every is not None and self._num_reports % self._log_layers_every == 0:
+            for key, vector in vectors.items():
+                facts.update({f"{key}/{name}": value for name, value in zip(names, _on_host(vector), strict=True)})
+        return facts
+
+
+def _on_host(vector: Tensor) -> Tensor:
+    """A copy in host memory that nobody waits for: it is complete when the device has done what it was given."""
+    if vector.device.type == "cpu":
+        return vector
+    return torch.empty_like(vector, device="cpu", pin_memory=True).copy_(vector, non_blocking=True)

@@ -1,0 +1,102 @@
+"""How sums over this rank's elements become sums over whole parameters: one message, whatever divides them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.errors import UnsupportedLayoutError
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """Adds sums over the ranks that share parameters."""
+
+    add: Callable[[Tensor], object] | None
+    """Adds a tensor over these ranks in place; None where nothing is divided."""
+    device: torch.device
+    """Where ``add`` expects its tensor."""
+    copies: Tensor | None = None
+    """On how many of these ranks the same elements lie, [parameters, 1] in float64; None is on one each."""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a rank's own sums are not yet those of whole parameters."""
+        return self.add is not None
+
+    def whole(self, sums: Tensor) -> Tensor:
+        """Sums over whole parameters from those over this rank's elements, [parameters, sums]; a collective."""
+        if self.add is None:
+            return sums
+        message = sums.to(self.device)
+        if self.copies is not None:
+            message = message / self.copies.to(self.device, non_blocking=True)
+        self.add(message)
+        return message.to(sums.device)
+
+    @classmethod
+    def over(cls, collectives: Collectives, device: torch.device) -> Reduction:
+        """Over all ranks of the job, each with elements of its own."""
+        return NOTHING_DIVIDED if collectives.world_size == 1 else cls(collectives.sum_, device)
+
+
+NOTHING_DIVIDED = Reduction(None, torch.device("cpu"))
+
+
+def reduction_of_dtensors(tensors: Sequence[Tensor]) -> Reduction:
+    """The reduction for parameters that are DTensors or whole.
+
+    The ranks that divide any of them add their sums in one message; what several of these hold alike is divided by
+    their number first. Replica groups (hybrid sharding) add apart from each other, in the same order, and so agree.
+
+    Raises:
+        UnsupportedLayoutError: where they lie on several meshes, or hold partial sums.
+    """
+    meshes = {tensor.device_mesh for tensor in tensors if isinstance(tensor, DTensor)}
+    if not meshes:
+        return NOTHING_DIVIDED
+    if len(meshes) > 1:
+        raise UnsupportedLayoutError(f"Parameters on {len(meshes)} device meshes cannot share the sums of one step.")
+    (mesh,) = meshes
+    divided = [_divided_dimensions(tensor) for tensor in tensors]
+    dimensions = sorted(set().union(*divided))
+    sizes = {dimension: mesh.size(dimension) for dimension in dimensions}
+    if prod(sizes.values()) == 1:
+        return NOTHING_DIVIDED
+    copies = torch.tensor(
+        [[prod(size for dimension, size in sizes.items() if dimension not in own)] for own in divided],
+        dtype=torch.float64,
+    )
+    group = _group(mesh, dimensions)
+
+    def add(message: Tensor) -> object:
+        return dist.all_reduce(message, group=group)
+
+    return Reduction(add, torch.device(mesh.device_type), None if bool((copies == 1).all()) else copies)
+
+
+def _divided_dimensions(tensor: Tensor) -> set[int]:
+    """Dimensions of the mesh that divide a tensor."""
+    if not isinstance(tensor, DTensor):
+        return set()
+    if any(placement.is_partial() for placement in tensor.placements):
+        raise UnsupportedLayoutError(f"A parameter that lies as {tensor.placements} holds sums that are not finished.")
+    return {dimension for dimension, placement in enumerate(tensor.placements) if not placement.is_replicate()}
+
+
+def _group(mesh: DeviceMesh, dimensions: Sequence[int]) -> dist.ProcessGroup:
+    """The ranks that differ in these dimensions only."""
+    if len(dimensions) == 1:
+        return mesh.get_group(dimensions[0])
+    names = mesh.mesh_dim_names
+    if names is None:
+        raise UnsupportedLayoutError("A mesh that divides parameters in several dimensions needs names for them.")
+    return mesh[tuple(names[dimension] for dimension in dimensions)]._flatten().get_group()
