@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from orchestrator.core.values import BatchPlan, DataPosition, ExchangeReport, StepStats
 
@@ -117,6 +117,9 @@ class Saver(Protocol):
 @runtime_checkable
 class LayerwiseOptimizer(Protocol):
     """An optimizer whose step needs sums over whole parameters, however their elements are divided."""
+
+    per_parameter_state: ClassVar[frozenset[str]]
+    """Names of state that is one number for each parameter: [parameters of a flat partition], else a scalar."""
 
     def attach(self, layout: ShardLayout) -> None:
         """Learn where parameters lie in flat partitions; whole tensors and DTensors need no telling."""

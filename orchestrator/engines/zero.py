@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,7 +59,10 @@ class ZeroEngine(EngineBase):
         )
         prove_layout(self._runs, parts.collectives, parts.device)
         self._runs_by_name = runs_by_name(self.model, self._runs)
+        self._index_in_partition = _indices(self._runs_by_name)
+        self._per_parameter_state: frozenset[str] = frozenset()
         if isinstance(self._zero.optimizer, LayerwiseOptimizer):
+            self._per_parameter_state = self._zero.optimizer.per_parameter_state
             layout = ShardLayout(runs=self._runs_by_name, collectives=parts.collectives, device=parts.device)
             self._zero.optimizer.attach(layout)
 
@@ -93,7 +97,8 @@ class ZeroEngine(EngineBase):
         pieces = {f"{MODEL}{name}": self._piece(tensor) for name, tensor in tensors.items()}
         for name, run in self._runs_by_name.items():
             for key, value in self._zero.optimizer.state.get(run.flat, {}).items():
-                pieces[f"{OPTIMIZER}{name}.{key}"] = _state_piece(run, value)
+                own = value[self._index_in_partition[name]] if key in self._per_parameter_state else value
+                pieces[f"{OPTIMIZER}{name}.{key}"] = _state_piece(run, own)
         return pieces
 
     def _piece(self, tensor: Any) -> Piece:
@@ -138,7 +143,7 @@ class ZeroEngine(EngineBase):
         for name, run in self._runs_by_name.items():
             for key in self._zero.optimizer.state.get(run.flat, {}):
                 piece = pieces[f"{OPTIMIZER}{name}.{key}"]
-                if piece.live is None:
+                if piece.live is None or key in self._per_parameter_state:
                     continue
                 first, value = counters.setdefault((run.flat, key), (name, piece.data))
                 if not torch.equal(value, piece.data):
@@ -179,3 +184,13 @@ def _state_piece(run: Run, value: Any) -> Piece:
         # A copy: every parameter of the partition reads its own, and they are compared before one counts.
         return Piece(data=value.detach().clone().view(1), start=0, shape=(), on_all_ranks=True, live=value)
     raise CheckpointError(f"Optimizer state of the form {type(value).__name__} cannot be saved from a flat partition.")
+
+
+def _indices(runs: Mapping[str, Run]) -> dict[str, int]:
+    """The number of every parameter among those of its partition."""
+    seen: Counter[Tensor] = Counter()
+    indices = {}
+    for name, run in runs.items():
+        indices[name] = seen[run.flat]
+        seen[run.flat] += 1
+    return indices

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from orchestrator.core.collectives import Collectives
 from orchestrator.optim.grouping import parameter_groups
 from orchestrator.optim.kernels.lamb import Coefficients, EagerLamb, LambBatch, LambKernels, trust_ratios
-from orchestrator.optim.layerwise import LayerwiseBase, Part
+from orchestrator.optim.layerwise import LayerwiseBase, Part, is_adapted
 from orchestrator.optim.reduction import Reduction
 from orchestrator.spec.methods.optimizers import Lamb as LambConfig
 
@@ -117,7 +117,6 @@ class Lamb(LayerwiseBase):
             lr *= math.sqrt(correction2) / correction1
         if variant.bias_correction != "direction":
             correction1 = correction2 = 1.0
-        adapt = group.get("adapt", variant.adapt == "all" or group["weight_decay"] > 0)
         return Coefficients(
             lr=lr,
             beta1=beta1,
@@ -126,7 +125,7 @@ class Lamb(LayerwiseBase):
             correction2=correction2,
             eps=group["eps"],
             weight_decay=group["weight_decay"],
-            adapt=adapt,
+            adapt=is_adapted(group, everything=variant.adapt == "all"),
             min_norm=variant.weight_norm_range[0],
             max_norm=variant.weight_norm_range[1],
             min_ratio=variant.trust_ratio_range[0],

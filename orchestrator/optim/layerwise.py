@@ -139,9 +139,16 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
             state.update(self._new_state(tensor))
         state["step"] += 1
 
-    def _num_parameters(self, tensor: Tensor) -> int:
-        """Parameters that lie in one tensor."""
-        return len(self._layout.get(id(tensor), "1"))
+    def _new_numbers(self, tensor: Tensor) -> Tensor:
+        """A zero for each parameter of a tensor, [parameters] for a flat partition, else a scalar."""
+        runs = self._layout.get(id(tensor))
+        device = tensor.to_local().device if isinstance(tensor, DTensor) else tensor.device
+        return torch.zeros(() if runs is None else (len(runs),), device=device)
+
+    def _number(self, part: Part, key: str) -> Tensor:
+        """A parameter's own number in ``per_parameter_state``, a scalar that may be written to."""
+        numbers: Tensor = self.state[part.tensor][key]
+        return numbers if numbers.dim() == 0 else numbers[part.index]
 
     def _call(self) -> tuple[list[Part], Reduction]:
         """The parts of the tensors that this call steps on, and how their sums become whole."""
@@ -208,6 +215,11 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
             for key, vector in vectors.items():
                 facts.update({f"{key}/{name}": value for name, value in zip(names, _on_host(vector), strict=True)})
         return facts
+
+
+def is_adapted(group: dict[str, Any], *, everything: bool) -> bool:
+    """Whether the parameters of a group are adapted: as it says itself, else all, or those with weight decay."""
+    return bool(group.get("adapt", everything or group["weight_decay"] > 0))
 
 
 def _on_host(vector: Tensor) -> Tensor:

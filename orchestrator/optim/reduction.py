@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -41,6 +41,10 @@ class Reduction:
             message = message / self.copies.to(self.device, non_blocking=True)
         self.add(message)
         return message.to(sums.device)
+
+    def of_rows(self, rows: Sequence[int]) -> Reduction:
+        """The same for some of the parameters, by their numbers."""
+        return self if self.copies is None else replace(self, copies=self.copies[list(rows)])
 
     @classmethod
     def over(cls, collectives: Collectives, device: torch.device) -> Reduction:

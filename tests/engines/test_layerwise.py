@@ -18,6 +18,11 @@ STEPS = 20
 SETTINGS: dict[str, dict[str, Any]] = {
     "lamb": {"name": "lamb", "lr": 0.02, "weight_decay": 0.1},
     "lamb, deepspeed": {"name": "lamb", "lr": 0.02, "weight_decay": 0.1, "preset": "deepspeed"},
+    "lars": {"name": "lars", "lr": 2.0, "weight_decay": 0.01, "trust_coefficient": 0.01},
+    "lars, normalized": {"name": "lars", "lr": 0.02, "weight_decay": 0.01, "momentum_style": "ema_normalized"},
+    "lans": {"name": "lans", "lr": 0.02, "weight_decay": 0.1},
+    "novograd": {"name": "novograd", "lr": 0.01, "weight_decay": 0.01},
+    "lawn": {"name": "lawn", "lr": 0.01, "free_steps": 5},
 }
 RECIPES = {"mlp": MLP, "awkward": AWKWARD, "text": SMALL_TEXT}
 Reference = Callable[[str, str], RunDirectory]
@@ -33,6 +38,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
         )
         for recipe in RECIPES
         for name, optimizer in SETTINGS.items()
+        if recipe == "mlp" or name == "lamb"
     }
     run_cases(1, [(directory, STEPS) for directory in made.values()])
     return lambda recipe, name: made[recipe, name]
@@ -54,8 +60,20 @@ def compare(
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_odd_sizes(tmp_path: Path, reference: Reference, world_size: int) -> None:
-    compare(tmp_path, reference, world_size, "mlp", ENGINES, list(SETTINGS))
+def test_lamb_under_every_engine(tmp_path: Path, reference: Reference, world_size: int) -> None:
+    compare(tmp_path, reference, world_size, "mlp", ENGINES, ["lamb"])
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_every_layerwise_optimizer(tmp_path: Path, reference: Reference, world_size: int) -> None:
+    # Rows, runs of a partition, runs of partitions that are stepped on one after another: every form of division.
+    engines = {title: ENGINES[title] for title in ("fsdp2", "zero 1", "zero 3, offloaded in sub-groups")}
+    compare(tmp_path, reference, world_size, "mlp", engines, list(SETTINGS))
+
+
+def test_the_text_recipe(tmp_path: Path, reference: Reference) -> None:
+    engines = {title: ENGINES[title] for title in ("ddp", "fsdp2", "zero 1", "zero 2", "zero 3", "accelerate zero 3")}
+    compare(tmp_path, reference, 2, "text", engines, ["lamb"])
 
 
 def test_tied_frozen_and_unused_parameters(tmp_path: Path, reference: Reference) -> None:
@@ -65,7 +83,7 @@ def test_tied_frozen_and_unused_parameters(tmp_path: Path, reference: Reference)
 
 def test_four_workers_and_replica_groups(tmp_path: Path, reference: Reference) -> None:
     engines = {"fsdp2": {"name": "fsdp2"}, "hybrid": HYBRID}
-    compare(tmp_path, reference, 4, "mlp", engines, list(SETTINGS))
+    compare(tmp_path, reference, 4, "mlp", engines, ["lamb", "lars", "lawn"])
 
 
 def build_foreign_lamb(config: Any, model: Any, collectives: Any) -> Any:
