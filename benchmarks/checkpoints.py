@@ -93,7 +93,7 @@ def train_on_rank(rank: int, root: str, result: str) -> None:
     )
     kept = Kept()
     tracker: Tracker = kept if rank == 0 else NullTracker()
-    job = assemble(load_recipe_job(directory.resolved_spec), context, tracker)
+    job = next(assemble(load_recipe_job(directory.resolved_spec), context, tracker)).job
     gc.collect()
     gc.freeze()  # as `train.rank` does
     with closing(job.data):

@@ -6,7 +6,7 @@ the resident set from before the model is built to its high-water mark, the larg
 
 The engine is driven without Ray and without a data loader, which `benchmarks/overhead.py` measures.
 
-    python benchmarks/engines.py --turns 20 --steps 5
+    python -m benchmarks.engines --turns 20 --steps 5
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def report(rows: list[str], turns: int, steps: int) -> str:
         [
             "# Engines beside the bare libraries",
             "",
-            f"`python benchmarks/engines.py --turns {turns} --steps {steps}`, {date.today()}, {platform.machine()}, "
+            f"`python -m benchmarks.engines --turns {turns} --steps {steps}`, {date.today()}, {platform.machine()}, "
             f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}.",
             f"Text model ({SIZES['depth']} blocks of width {SIZES['width']}), {WORKERS} workers of one thread over "
             f"gloo, {SEQUENCES} sequences each, AdamW, fp32.",

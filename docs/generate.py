@@ -14,10 +14,11 @@ from orchestrator.spec.accelerate_keys import ACCELERATE_KEYS
 from orchestrator.spec.deepspeed_keys import DEEPSPEED_KEYS
 from orchestrator.spec.foreign_keys import Keys, Refused
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
+from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.methods_table import Argument, MethodRow, arguments, methods
 from orchestrator.spec.schema import job_schema
 from orchestrator.spec.seams import seams, sections_in
-from orchestrator.spec.section import Section
+from orchestrator.spec.section import Method, Section
 
 TARGET = Path(__file__).with_name("spec.md")
 INTRODUCTION = """\
@@ -59,6 +60,8 @@ def render() -> str:
             parts += _seam(name, field.description)
         elif sections:
             parts += _section(name, sections[0])
+        elif name == "then":
+            parts += _phase(name)
     parts += _configuration("deepspeed", DEEPSPEED_KEYS)
     parts += _configuration("accelerate", ACCELERATE_KEYS)
     return "\n".join(parts)
@@ -83,6 +86,15 @@ def _section(path: str, section: type[Section]) -> Iterator[str]:
     for name, field in section.model_fields.items():
         if f"{path}.{name}" in seams():
             yield from _seam(f"{path}.{name}", field.description)
+
+
+def _phase(path: str) -> Iterator[str]:
+    """What an item of the list of further phases says; its schedules are those of the first phase."""
+    yield from _section(f"{path}[]", Phase)
+    for name, field in Phase.model_fields.items():
+        for section in sections_in(field.annotation):
+            if not issubclass(section, Method):
+                yield from _section(f"{path}[].{name}", section)
 
 
 def _docstring(section: type[Section]) -> str:

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from orchestrator.spec.load import dump_resolved, load_recipe_job
 from orchestrator.train.assemble import assemble
 from orchestrator.train.context import RankContext
 from orchestrator.train.export import export_weights
-from orchestrator.train.loop import Job, train
+from orchestrator.train.loop import Job
+from orchestrator.train.phases import train_phases
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -79,38 +79,47 @@ class ListTracker:
         pass
 
 
-def job_here(root: str, tracker: ListTracker) -> Job:
-    """The prepared job, assembled as this process's rank."""
+def context_here(root: str) -> RankContext:
+    """What this process's rank is told of the prepared job."""
     directory = RunDirectory(root)
     # A process imports a recipe once; a test process that trains several jobs must forget the one before.
     for path in directory.code.glob("*.py"):
         sys.modules.pop(path.stem, None)
     sys.path[:] = [path for path in sys.path if not path.endswith("/code")]
     collectives = Collectives()
-    context = RankContext(
+    return RankContext(
         run_directory=directory,
         attempt=1,
         collectives=collectives,
         device=torch.device("cpu"),
         nodes=("here",) * collectives.world_size,
     )
-    return assemble(load_recipe_job(directory.resolved_spec), context, tracker)
+
+
+def job_here(root: str, tracker: ListTracker) -> Job:
+    """The prepared job's first phase, assembled as this process's rank."""
+    context = context_here(root)
+    return next(assemble(load_recipe_job(context.run_directory.resolved_spec), context, tracker)).job
 
 
 def export_here(job: Job, root: str) -> None:
     """Leave ``model.safetensors`` of the checkpoint of the job's last step."""
-    if job.rank == 0:
+    _export(root, job.step, job.rank)
+
+
+def _export(root: str, step: int, rank: int) -> None:
+    if rank == 0:
         directory = RunDirectory(root)
-        export_weights(directory.checkpoints / f"step_{job.step}", directory.model_file)
+        export_weights(directory.checkpoints / f"step_{step}", directory.model_file)
 
 
 def train_here(root: str) -> tuple[str, list[dict[str, Any]]]:
     """Train the prepared job as this process's rank; leaves ``model.safetensors`` and returns outcome and metrics."""
     tracker = ListTracker()
-    job = job_here(root, tracker)
-    with closing(job.data):
-        outcome = train(job)
-    export_here(job, root)
+    context = context_here(root)
+    spec = load_recipe_job(context.run_directory.resolved_spec)
+    outcome, step = train_phases(assemble(spec, context, tracker), context, tracker)
+    _export(root, step, context.collectives.rank)
     return outcome, tracker.lines
 
 

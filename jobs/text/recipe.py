@@ -35,12 +35,17 @@ class Text:
         width: Size of the residual stream; a multiple of `num_heads`.
         depth: Transformer blocks.
         num_heads: Attention heads per block.
-        sequence_length: Bytes that the model sees at once; a sample holds one more, the last target.
+        sequence_length: Bytes of a training sequence; a sample holds one more, the last target.
+        max_length: Longest sequence that the model has positions for; None is `sequence_length`. The phases of a
+            training share one model, so it must be that of the longest.
         max_bytes: At most this much text is read, evaluation included.
         num_evaluation_sequences: At most this many held-out sequences are evaluated, spread evenly over all of them.
+        validation: Whether a twentieth of the training files takes the place of the held-out ones, and is not trained
+            on: for choosing a learning rate without a look at the files that the result is reported on.
 
     Raises:
-        ValueError: If `width` is not a multiple of `num_heads`, or a size is not positive.
+        ValueError: If `width` is not a multiple of `num_heads`, a size is not positive, or a sequence is longer than
+            `max_length`.
     """
 
     def __init__(
@@ -49,8 +54,10 @@ class Text:
         depth: int = 4,
         num_heads: int = 4,
         sequence_length: int = 128,
+        max_length: int | None = None,
         max_bytes: int = 10_000_000,
         num_evaluation_sequences: int = 256,
+        validation: bool = False,
     ) -> None:
         sizes = {"width": width, "depth": depth, "num_heads": num_heads, "sequence_length": sequence_length}
         for name, size in {**sizes, "num_evaluation_sequences": num_evaluation_sequences}.items():
@@ -58,25 +65,31 @@ class Text:
                 raise ValueError(f"Invalid {name} value: {size}. Must be at least 1.")
         if width % num_heads:
             raise ValueError(f"Invalid width value: {width}. Must be a multiple of num_heads ({num_heads}).")
+        if max_length is not None and max_length < sequence_length:
+            raise ValueError(f"Invalid sequence_length value: {sequence_length}. Must be at most {max_length}.")
         self.width = width
         self.depth = depth
         self.num_heads = num_heads
         self.sequence_length = sequence_length
+        self.max_length = max_length or sequence_length
         self.max_bytes = max_bytes
         self.num_evaluation_sequences = num_evaluation_sequences
+        self.validation = validation
 
     def build_model(self) -> nn.Module:
         """Return the model: byte values `(batch, length)` to next-byte logits `(batch, length, 256)`."""
-        return ByteTransformer(self.width, self.depth, self.num_heads, self.sequence_length)
+        return ByteTransformer(self.width, self.depth, self.num_heads, self.max_length)
 
     def build_datasets(self) -> tuple[datasets.Dataset, datasets.Dataset]:
         """Return training and evaluation sequences: column `bytes`, tensors `(sequence_length + 1,)`."""
         train_files, held_out_files = split_files(read_sources(stdlib_folder(), self.max_bytes))
+        if self.validation:
+            train_files, held_out_files = split_files(train_files)
         num_bytes = self.sequence_length + 1
-        held_out = cut_into_sequences(held_out_files, num_bytes)
+        held_out = cut_into_sequences(list(held_out_files.values()), num_bytes)
         num_kept = min(self.num_evaluation_sequences, len(held_out))
         spread = [index * len(held_out) // num_kept for index in range(num_kept)]
-        return cut_into_sequences(train_files, num_bytes), held_out.select(spread)
+        return cut_into_sequences(list(train_files.values()), num_bytes), held_out.select(spread)
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean cross-entropy in nats per byte, and `bits_per_byte` as a metric."""
@@ -186,14 +199,14 @@ def read_sources(folder: Path, max_bytes: int) -> dict[str, bytes]:
     return texts
 
 
-def split_files(texts: dict[str, bytes]) -> tuple[list[bytes], list[bytes]]:
+def split_files(texts: dict[str, bytes]) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Return training and held-out texts: the last twentieth of the files (at least one) by the hash of their names."""
     ordered = sorted(texts, key=lambda name: hashlib.sha256(name.encode()).digest())
     num_held_out = max(1, round(HELD_OUT_FRACTION * len(ordered)))
     held_out = set(ordered[-num_held_out:])
     return (
-        [text for name, text in texts.items() if name not in held_out],
-        [text for name, text in texts.items() if name in held_out],
+        {name: text for name, text in texts.items() if name not in held_out},
+        {name: text for name, text in texts.items() if name in held_out},
     )
 
 

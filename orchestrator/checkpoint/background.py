@@ -109,7 +109,7 @@ def _as_it_is(manifest: Manifest) -> Manifest:
         manifest,
         data=deepcopy(manifest.data),
         controller=deepcopy(manifest.controller),
-        scaler=deepcopy(manifest.scaler),
+        engine=deepcopy(manifest.engine),
     )
 
 

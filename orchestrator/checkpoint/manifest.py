@@ -12,9 +12,9 @@ from typing import Any
 
 from orchestrator.checkpoint.listing import MANIFEST_NAME
 from orchestrator.core.errors import CheckpointError
-from orchestrator.core.values import DataPosition
+from orchestrator.core.values import DataPosition, PhaseStart
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +27,14 @@ class Manifest:
     """Ranks that wrote it; any number may read it."""
     spec_hash: str
     """Hash of what defines the training."""
+    phase: PhaseStart
+    """The phase that the training is in, and where it began."""
     data: DataPosition
-    """Where the next step starts reading."""
+    """Where the next step starts reading the data of the phase."""
     controller: dict[str, Any]
     """State of the batch controller."""
-    scaler: dict[str, Any]
-    """State of the dynamic loss scale; empty without one."""
+    engine: dict[str, Any]
+    """Numbers of the engine: the dynamic loss scale, gradient norms that clipping remembers."""
     shapes: dict[str, list[int]]
     """Shape of every tensor by its name in the checkpoint, where all tensors are stored flat."""
     tied: dict[str, str]
@@ -62,7 +64,7 @@ class Manifest:
             position = DataPosition(
                 samples=fields["data"]["samples"], stream_states=tuple(fields["data"]["stream_states"])
             )
-            return cls(**{**fields, "data": position})
+            return cls(**{**fields, "data": position, "phase": PhaseStart(**fields["phase"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{folder}: the manifest cannot be read ({error}).") from error
 

@@ -19,7 +19,7 @@ EVALUATION_PREFIX = "eval/"
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long a training is, as its first rank announced it."""
+    """How long a training is over all its phases, as its first rank announced it."""
 
     total_steps: int | None = None
     """Optimizer steps; None where only samples count, or before the announcement."""
@@ -75,7 +75,7 @@ def parsed(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 def length_of(event: Mapping[str, Any]) -> Length | None:
     """The length that an event announces; None for events that announce none."""
-    if event["event"] not in ("started", "resumed"):
+    if event["event"] not in ("started", "resumed", "phase"):
         return None
     return Length(event["total_steps"], event["total_samples"])
 
@@ -88,13 +88,10 @@ def time_left_s(lines: Iterable[Mapping[str, Any]], length: Length) -> float | N
     if not steps:
         return None
     rate, last = median(line["samples_per_s"] for line in steps), steps[-1]
-    if length.total_steps is not None:
-        num_samples = (length.total_steps - last["step"]) * last["global_size"]
-    elif length.total_samples is not None:
-        num_samples = length.total_samples - last["samples"]
-    else:
+    if length.total_samples is None:
         return None
-    return float(max(0, num_samples) / rate)
+    # Not by steps: those of another phase may be larger or smaller.
+    return float(max(0, length.total_samples - last["samples"]) / rate)
 
 
 class Follower:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import diagnosis, export, jobs, logs, methods, planning, specs, start
+from orchestrator.cli import diagnosis, export, fit_curve, jobs, logs, methods, planning, specs, start
 from orchestrator.cli.interrupts import INTERRUPTED
 from orchestrator.cli.output import emit, paint, tell
 from orchestrator.core.errors import BAD_USAGE, JOB_FAILED, SUCCESS, OrchestratorError
@@ -43,6 +43,7 @@ for command in (
     logs.logs,
     jobs.stop,
     export.export,
+    fit_curve.fit_curve,
     methods.methods,
     specs.schema,
     diagnosis.doctor,

@@ -37,6 +37,11 @@ def _resumed(event: Event) -> Notice:
     return Notice(f"resumed from step {event['step']:,} on {counted(event['workers'], 'worker')}")
 
 
+def _phase(event: Event) -> Notice:
+    batch = counted(event["global_size"], "sample")
+    return Notice(f"phase {event['phase']} of {event['phases']} starts at step {event['step']:,}: {batch} per step")
+
+
 def _placed(event: Event) -> Notice | None:
     if "script" not in event:
         return None  # a recipe announces its own start
@@ -49,6 +54,7 @@ WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "placed": _placed,
     "started": _started,
     "resumed": _resumed,
+    "phase": _phase,
     "checkpoint_saved": lambda event: Notice(f"checkpoint saved at step {event['step']:,}"),
     "restarting": lambda event: Notice(f"{event['message']}; restarting ({event['budget']})", "warning"),
     "gave_up": lambda event: Notice(f"not restarted ({event['budget']})", "warning"),

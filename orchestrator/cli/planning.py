@@ -6,13 +6,14 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.figures import counted, size
+from orchestrator.cli.figures import counted, figure, size
 from orchestrator.cli.options import Json, Overrides, SpecPath, Storage
 from orchestrator.cli.output import aligned, emit, emit_fields, emit_json, paint, tell
 
 if TYPE_CHECKING:
     from orchestrator.launch.memory.estimate import MemoryPlan
     from orchestrator.launch.memory.model import Memory
+    from orchestrator.launch.phases import PhasePlan
     from orchestrator.launch.plan import BatchRow, Plan
 
 
@@ -24,7 +25,8 @@ def plan(
 ) -> None:
     """Print what a job would do, and start nothing.
 
-    The resolved spec, the batch for each legal number of workers, memory, placement and what will be uploaded.
+    The resolved spec, length, batch and learning rate of each phase, the batch for each legal number of workers,
+    memory, placement and what will be uploaded.
     """
     from orchestrator.launch.plan import make_plan
     from orchestrator.launch.store import resolve_storage
@@ -36,6 +38,8 @@ def plan(
         emit_json(_as_json(made))
         return
     emit_fields(_fields(made))
+    if made.phases:
+        emit("\n" + "\n".join(_phase_table(made.phases)))
     if made.batch:
         emit("\n" + "\n".join(_batch_table(made.batch)))
     if made.memory is not None:
@@ -93,8 +97,10 @@ def _memory(made: Plan) -> str:
     if memory is None:
         return f"not known: {made.memory_unknown}"
     whose = "GPU" if memory.on_gpu else "host"
+    when = " of the first phase" if len(made.phases) > 1 else ""
     lines = [
-        f"{size(memory.peak.total)} of {whose} memory per worker at the peak, {memory.num_parameters:,} parameters",
+        f"{size(memory.peak.total)} of {whose} memory per worker at the peak{when}, "
+        f"{memory.num_parameters:,} parameters",
         _parts(memory.peak),
     ]
     if memory.checkpoint_copy:
@@ -132,6 +138,44 @@ def _peak(peak: Memory | None, is_chosen: bool) -> str:
     if peak is None:
         return "-"
     return paint(size(peak.total), "bold") if is_chosen else size(peak.total)
+
+
+def _phase_table(phases: tuple[PhasePlan, ...]) -> list[str]:
+    scaled = any(phase.betas is not None for phase in phases)
+    header = ("PHASE", "LENGTH", "BATCH", "BACKWARDS PER STEP", "PEAK LR", "WARMUP", *(("BETAS", "EPS") * scaled))
+    cells = [
+        (
+            str(number),
+            _phase_length(phase),
+            f"{phase.global_batch_size:,}",
+            str(phase.division.num_micro_batches),
+            figure(phase.peak_lr),
+            _warmup(phase),
+            *(_scaled_numbers(phase) if scaled else ()),
+        )
+        for number, phase in enumerate(phases, 1)
+    ]
+    return aligned([header, *cells])
+
+
+def _phase_length(phase: PhasePlan) -> str:
+    if phase.total_steps is None or phase.total_samples is None:
+        return counted(phase.epochs or 0, "epoch")
+    return f"{counted(phase.total_steps, 'step')}, {counted(phase.total_samples, 'sample')}"
+
+
+def _warmup(phase: PhasePlan) -> str:
+    if phase.warmup_samples is None:
+        return counted(phase.warmup_epochs or 0, "epoch")
+    if phase.warmup_samples == 0:
+        return "none"
+    steps = counted(phase.warmup_samples / phase.global_batch_size, "step")
+    return f"{counted(phase.warmup_samples, 'sample')} ({steps})"
+
+
+def _scaled_numbers(phase: PhasePlan) -> tuple[str, str]:
+    """Every phase has the same rule, so all have them or none."""
+    return ", ".join(f"{beta:.6g}" for beta in phase.betas or ()), f"{phase.eps:.4g}"
 
 
 def _batch_table(rows: tuple[BatchRow, ...]) -> list[str]:

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 
 class Collectives:
-    """Collectives over a process group of all ranks; without any, a world of a single rank.
+    """Collectives over a process group; without any, a world of a single rank.
 
-    Every method is called by all ranks in the same order.
+    Every method is called by all ranks of the group in the same order.
 
     Args:
-        group: of all ranks; None is the default group.
+        group: None is the default group, of all ranks.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         grouped = dist.is_available() and dist.is_initialized()
         self.group = group
-        self.rank: int = dist.get_rank() if grouped else 0
-        self.world_size: int = dist.get_world_size() if grouped else 1
+        self.rank: int = dist.get_rank(group) if grouped else 0
+        self.world_size: int = dist.get_world_size(group) if grouped else 1
 
     def on_hosts(self) -> Collectives:
         """The same ranks in a group of their own over host memory, for a thread beside the training's."""

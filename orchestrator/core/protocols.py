@@ -121,6 +121,10 @@ class LayerwiseOptimizer(Protocol):
     per_parameter_state: ClassVar[frozenset[str]]
     """Names of state that is one number for each parameter: [parameters of a flat partition], else a scalar."""
 
+    @property
+    def implementation(self) -> str:
+        """What runs the step, for people."""
+
     def attach(self, layout: ShardLayout) -> None:
         """Learn where parameters lie in flat partitions; whole tensors and DTensors need no telling."""
 
@@ -153,8 +157,11 @@ class Engine(Protocol):
     def load(self, saved: SavedState) -> None:
         """Take over a checkpoint, written by any engine on any number of ranks."""
 
-    def scaler_state(self) -> dict[str, Any]:
-        """State of the dynamic loss scale; empty without one."""
+    def choices(self) -> dict[str, str]:
+        """What was chosen for the job and is not in its spec, for people."""
 
-    def load_scaler_state(self, state: Mapping[str, Any]) -> None:
-        """Restore ``scaler_state``."""
+    def numbers(self) -> dict[str, Any]:
+        """State that is no tensor: ``scaler``, the dynamic loss scale, and ``clipping``, norms seen. JSON values."""
+
+    def load_numbers(self, state: Mapping[str, Any]) -> None:
+        """Restore ``numbers``."""

@@ -14,6 +14,8 @@ OPTIMIZERS = {
     "lans": "orchestrator.optim.lans:build_lans",
     "novograd": "orchestrator.optim.novograd:build_novograd",
     "lawn": "orchestrator.optim.lawn:build_lawn",
+    "adafactor": "orchestrator.optim.adafactor:build_adafactor",
+    "came": "orchestrator.optim.came:build_came",
     "radam": "orchestrator.optim.packages:build_torch",
     "nadam": "orchestrator.optim.packages:build_torch",
     "adagrad": "orchestrator.optim.packages:build_adagrad",

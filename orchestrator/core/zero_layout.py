@@ -18,10 +18,38 @@ from orchestrator.core.errors import UnsupportedLayoutError
 from orchestrator.core.layout import Run
 
 
-def layout_of_flat_partitions(zero: Any) -> dict[nn.Parameter, Run]:
-    """Runs under ZeRO stages 1 and 2: parameters of a group are laid end to end and cut into one part per rank."""
+TESTED_VERSIONS = ("0.19",)
+
+
+def check_version(version: str) -> None:
+    """Hold DeepSpeed to the versions whose private layout is known here.
+
+    Raises:
+        UnsupportedLayoutError: on any other.
+    """
+    if not version.startswith(TESTED_VERSIONS):
+        raise UnsupportedLayoutError(f"deepspeed {version} is installed; known are {', '.join(TESTED_VERSIONS)}.")
+
+
+def layout_of_partitions(zero: Any, rank: int) -> dict[nn.Parameter, Run]:
+    """This rank's runs under a ZeRO optimizer of any stage, or under DeepSpeed's optimizer for bf16 weights.
+
+    Raises:
+        UnsupportedLayoutError: where it is none of them.
+    """
+    if hasattr(zero, "fp32_partitioned_groups_flat"):
+        return _runs_of_parameter_shards(zero, rank)
+    if hasattr(zero, "single_partition_of_fp32_groups"):
+        return _runs_of_flat_partitions(zero.single_partition_of_fp32_groups, zero.bit16_groups)
+    if hasattr(zero, "fp32_groups_flat_partition"):
+        return _runs_of_flat_partitions(zero.fp32_groups_flat_partition, zero.bf16_groups)
+    raise UnsupportedLayoutError(f"How DeepSpeed's {type(zero).__name__} divides parameters is not known.")
+
+
+def _runs_of_flat_partitions(partitions: Any, groups: Any) -> dict[nn.Parameter, Run]:
+    """Stages 1 and 2, and bf16: parameters of a group are laid end to end and cut into one part per rank."""
     runs: dict[nn.Parameter, Run] = {}
-    for flat, parameters in zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True):
+    for flat, parameters in zip(partitions, groups, strict=True):
         for parameter in parameters:
             mapping = parameter._hp_mapping
             shape = tuple(parameter.shape)
@@ -33,8 +61,8 @@ def layout_of_flat_partitions(zero: Any) -> dict[nn.Parameter, Run]:
     return runs
 
 
-def layout_of_parameter_shards(zero: Any, rank: int) -> dict[nn.Parameter, Run]:
-    """Runs under ZeRO stage 3: every parameter is cut evenly, the last part padded, and the parts laid end to end."""
+def _runs_of_parameter_shards(zero: Any, rank: int) -> dict[nn.Parameter, Run]:
+    """Stage 3: every parameter is cut evenly, the last part padded, and the parts laid end to end."""
     runs: dict[nn.Parameter, Run] = {}
     for flat, parameters in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
         for parameter in parameters:
@@ -75,8 +103,9 @@ def _has_values_of(parameter: Any, run: Run) -> bool:
     divided = hasattr(parameter, "ds_tensor")
     values = parameter.ds_tensor.detach() if divided else parameter.detach().flatten()
     start = 0 if divided else run.start
-    expected = values[start : start + run.length].to(run.flat.device, run.flat.dtype)
-    return torch.equal(run.view(run.flat), expected)
+    # In the type of the weights: partitions may hold them more precisely.
+    held = run.view(run.flat).to(values.device, values.dtype)
+    return torch.equal(held, values[start : start + run.length])
 
 
 def _sum_of_indices(run: Run) -> int:

@@ -9,13 +9,18 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-AUGMENTATION, EVALUATION, SHARD_ORDER, BLOCK_ORDER, STREAM_READ, STREAM_COLLATE = range(1, 7)
+AUGMENTATION, EVALUATION, SHARD_ORDER, BLOCK_ORDER, STREAM_READ, STREAM_COLLATE, PHASE = range(1, 8)
 """What a stream of random numbers is for; keeps them apart from each other and from the global order (0 keys)."""
 
 
 def keyed_sequence(seed: int, purpose: int, *keys: int) -> np.random.SeedSequence:
     """The seeds of one purpose at one place; ``keys`` are non-negative."""
     return np.random.SeedSequence([seed, *keys], spawn_key=(purpose,))
+
+
+def phase_seed(seed: int, phase: int) -> int:
+    """Seed of a phase's data, phases counted from 0: the job's own in the first, another one in every further."""
+    return seed if phase == 0 else int(keyed_sequence(seed, PHASE, phase).generate_state(1)[0])
 
 
 @contextmanager

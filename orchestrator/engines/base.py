@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.protocols import LossFunction, MicroBatch
+from orchestrator.core.protocols import LayerwiseOptimizer, LossFunction, MicroBatch
 from orchestrator.core.shards import Piece, SavedState
 from orchestrator.core.state_naming import model_tensors
 from orchestrator.engines.precision import Precision
@@ -100,12 +100,16 @@ class EngineBase(ABC):
         """
 
     @abstractmethod
-    def scaler_state(self) -> dict[str, Any]:
-        """State of the dynamic loss scale, JSON values; empty without one."""
+    def choices(self) -> dict[str, str]:
+        """What was chosen for the job and is not in its spec, for people."""
 
     @abstractmethod
-    def load_scaler_state(self, state: Mapping[str, Any]) -> None:
-        """Restore ``scaler_state``."""
+    def numbers(self) -> dict[str, Any]:
+        """State that is no tensor: ``scaler``, the dynamic loss scale, and ``clipping``, norms seen. JSON values."""
+
+    @abstractmethod
+    def load_numbers(self, state: Mapping[str, Any]) -> None:
+        """Restore ``numbers``."""
 
 
 def fill_missing_gradients(parameters: list[nn.Parameter]) -> None:
@@ -119,3 +123,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the rate of the next step; a group may have a multiple of it (``lr_multiplier``)."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_multiplier", 1.0)
+
+
+def choices_of(optimizer: torch.optim.Optimizer) -> dict[str, str]:
+    """What runs an optimizer that can be run in several ways."""
+    return {"optimizer": optimizer.implementation} if isinstance(optimizer, LayerwiseOptimizer) else {}

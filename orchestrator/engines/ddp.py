@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from orchestrator.core.parts import EngineParts
+from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.native import NativeEngine
 from orchestrator.engines.precision import Precision
 
@@ -20,7 +21,7 @@ class DdpEngine(NativeEngine):
             parts.build_optimizer(model),
             parts.collectives,
             Precision(parts.spec.train.precision, parts.device),
-            clip_grad_norm=parts.spec.train.clip_grad_norm,
+            clipping=Clipping(parts.spec.train),
         )
         self._exchange = parts.build_exchange()
         self._exchange.attach(self._parameters)

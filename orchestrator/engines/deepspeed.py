@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orchestrator.core.errors import UnsupportedLayoutError
 from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import Engine
 from orchestrator.core.run_directory import write_atomically
+from orchestrator.core.zero_layout import check_version
 from orchestrator.engines.base import fill_missing_gradients
+from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.native import NativeEngine
 from orchestrator.engines.precision import Precision
 from orchestrator.engines.zero import ZeroEngine
 from orchestrator.spec.deepspeed_config import resolve_deepspeed_config
 
-TESTED_VERSIONS = ("0.19",)
 CONFIG_FILE = "deepspeed.json"
 
 
@@ -44,7 +44,7 @@ class UndividedDeepSpeedEngine(NativeEngine):
             deepspeed_engine.basic_optimizer,
             parts.collectives,
             Precision(parts.spec.train.precision, parts.device),
-            clip_grad_norm=parts.spec.train.clip_grad_norm,
+            clipping=Clipping(parts.spec.train),
             called=deepspeed_engine,
         )
         self._engine = deepspeed_engine
@@ -118,9 +118,7 @@ def import_deepspeed(device: torch.device) -> Any:
         # DeepSpeed takes the local rank for the index of the device, which Ray may give in another order.
         os.environ["LOCAL_RANK"] = str(device.index)
     deepspeed = importlib.import_module("deepspeed")
-    if not deepspeed.__version__.startswith(TESTED_VERSIONS):
-        known = ", ".join(TESTED_VERSIONS)
-        raise UnsupportedLayoutError(f"deepspeed {deepspeed.__version__} is installed; known are {known}.")
+    check_version(deepspeed.__version__)
     # Its shared-memory collectives are off unless LOCAL_SIZE says that all ranks share a host; it would still compile
     # them at the start of every first job, and fail where there is no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

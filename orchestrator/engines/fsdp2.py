@@ -13,6 +13,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 
 from orchestrator.core.parts import EngineParts
 from orchestrator.engines.base import fill_missing_gradients
+from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.modules import select_modules
 from orchestrator.engines.native import NativeEngine
 from orchestrator.engines.precision import DTYPES, Precision
@@ -36,7 +37,7 @@ class Fsdp2Engine(NativeEngine):
             optimizer,
             parts.collectives,
             Precision(parts.spec.train.precision, parts.device),
-            clip_grad_norm=parts.spec.train.clip_grad_norm,
+            clipping=Clipping(parts.spec.train),
         )
         self._units = [module for module in model.modules() if isinstance(module, FSDPModule)]
         for unit in self._units:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.protocols import LayerwiseOptimizer, LossFunction, MicroBatch
@@ -19,7 +18,8 @@ from orchestrator.core.state_naming import (
     model_pieces,
     optimizer_pieces,
 )
-from orchestrator.engines.base import EngineBase, set_learning_rate
+from orchestrator.engines.base import EngineBase, choices_of, set_learning_rate
+from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.precision import Precision
 
 
@@ -31,7 +31,7 @@ class NativeEngine(EngineBase):
         optimizer: over the model's trainable parameters.
         collectives: the job's collectives.
         precision: autocast and loss scaling.
-        clip_grad_norm: largest global L2 norm of the gradient; None is no clipping.
+        clipping: of the gradient's global norm.
         called: what a recipe calls as its model; None is ``model``.
     """
 
@@ -42,12 +42,12 @@ class NativeEngine(EngineBase):
         collectives: Collectives,
         precision: Precision,
         *,
-        clip_grad_norm: float | None,
+        clipping: Clipping,
         called: nn.Module | None = None,
     ) -> None:
         super().__init__(model, collectives, precision, called=called)
         self.optimizer = optimizer
-        self._clip_grad_norm = clip_grad_norm
+        self._clipping = clipping
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
@@ -62,9 +62,9 @@ class NativeEngine(EngineBase):
         report = self._sum_gradients()
         scaler = self._precision.scaler
         set_learning_rate(self.optimizer, lr)
-        if self._clip_grad_norm is not None:
+        if self._clipping.is_on:
             scaler.unscale_(self.optimizer)
-            report["grad_norm"] = clip_gradients_(self._parameters, self._clip_grad_norm)
+            report["grad_norm"] = self._clipping.clip_(self._parameters)
         scaler.step(self.optimizer)
         scaler.update()
         if scaler.is_enabled():
@@ -100,21 +100,16 @@ class NativeEngine(EngineBase):
             create_optimizer_state(self.optimizer)
         saved.read(self.pieces())
 
-    def scaler_state(self) -> dict[str, Any]:
+    def choices(self) -> dict[str, str]:
         """See the base class."""
-        state: dict[str, Any] = self._precision.scaler.state_dict()
-        return state
+        return choices_of(self.optimizer)
 
-    def load_scaler_state(self, state: Mapping[str, Any]) -> None:
+    def numbers(self) -> dict[str, Any]:
         """See the base class."""
-        if state:
-            self._precision.scaler.load_state_dict(dict(state))
+        return {"scaler": self._precision.scaler.state_dict(), "clipping": self._clipping.state_dict()}
 
-
-def clip_gradients_(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients so that their global L2 norm is at most ``max_norm``; returns the norm before, a scalar."""
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
+    def load_numbers(self, state: Mapping[str, Any]) -> None:
+        """See the base class."""
+        if state["scaler"]:
+            self._precision.scaler.load_state_dict(dict(state["scaler"]))
+        self._clipping.load_state_dict(state["clipping"])

@@ -22,13 +22,13 @@ from orchestrator.core.state_naming import (
     model_tensors,
 )
 from orchestrator.core.zero_layout import (
-    layout_of_flat_partitions,
-    layout_of_parameter_shards,
+    layout_of_partitions,
     own_share,
     prove_layout,
     runs_by_name,
 )
-from orchestrator.engines.base import EngineBase, set_learning_rate
+from orchestrator.engines.base import EngineBase, choices_of, set_learning_rate
+from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.precision import DynamicLossScale, Precision
 
 
@@ -49,14 +49,12 @@ class ZeroEngine(EngineBase):
         self._divides_weights = deepspeed_engine.zero_optimization_stage() == 3
         precision = Precision(parts.spec.train.precision, parts.device)
         super().__init__(deepspeed_engine.module, parts.collectives, precision, called=deepspeed_engine)
-        self._clips = parts.spec.train.clip_grad_norm is not None
+        self._clipping = Clipping(parts.spec.train)
+        if parts.spec.train.auto_clip is not None:
+            self._zero.unscale_and_clip_grads = self._clip_within_bound
+        self._bound: float | None = None
         self._loss_scale = DynamicLossScale(enabled=parts.spec.train.precision == "fp16")
-        rank = parts.collectives.rank
-        self._runs = (
-            layout_of_parameter_shards(self._zero, rank)
-            if self._divides_weights
-            else layout_of_flat_partitions(self._zero)
-        )
+        self._runs = layout_of_partitions(self._zero, parts.collectives.rank)
         prove_layout(self._runs, parts.collectives, parts.device)
         self._runs_by_name = runs_by_name(self.model, self._runs)
         self._index_in_partition = _indices(self._runs_by_name)
@@ -79,9 +77,10 @@ class ZeroEngine(EngineBase):
     def step(self, lr: float) -> dict[str, Tensor | float]:
         """See the base class."""
         set_learning_rate(self._zero.optimizer, lr)
+        self._bound = None
         self._engine.step()
         report: dict[str, Tensor | float] = {}
-        if self._clips:
+        if self._clipping.is_on:
             report["grad_norm"] = float(self._engine.get_global_grad_norm())
         if self._loss_scale.is_enabled:
             self._loss_scale.update(overflowed=bool(self._zero.overflow))
@@ -89,6 +88,12 @@ class ZeroEngine(EngineBase):
         if isinstance(self._zero.optimizer, LayerwiseOptimizer):
             report.update(self._zero.optimizer.report())
         return report
+
+    def _clip_within_bound(self, gradients: Any, total_norm: Any) -> None:
+        """DeepSpeed's own clipping, which it calls for one partition after another, with the bound of this step."""
+        if self._bound is None:
+            self._bound = self._zero.clip_grad = self._clipping.bound(total_norm / self._zero.loss_scale)
+        type(self._zero).unscale_and_clip_grads(self._zero, gradients, total_norm)
 
     def pieces(self) -> dict[str, Piece]:
         """See the base class."""
@@ -163,13 +168,18 @@ class ZeroEngine(EngineBase):
             self._zero.persistent_parameters[0].partition(self._zero.persistent_parameters)
             self._zero.persistent_parameters[0].all_gather(self._zero.persistent_parameters)
 
-    def scaler_state(self) -> dict[str, Any]:
+    def choices(self) -> dict[str, str]:
         """See the base class."""
-        return self._loss_scale.state_dict()
+        return choices_of(self._zero.optimizer)
 
-    def load_scaler_state(self, state: Mapping[str, Any]) -> None:
+    def numbers(self) -> dict[str, Any]:
         """See the base class."""
-        self._loss_scale.load_state_dict(state)
+        return {"scaler": self._loss_scale.state_dict(), "clipping": self._clipping.state_dict()}
+
+    def load_numbers(self, state: Mapping[str, Any]) -> None:
+        """See the base class."""
+        self._loss_scale.load_state_dict(state["scaler"])
+        self._clipping.load_state_dict(state["clipping"])
 
 
 def _state_piece(run: Run, value: Any) -> Piece:

@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.launch.environment import tracking_uri, with_tracking_uri
 from orchestrator.launch.memory.estimate import MemoryPlan, plan_memory
 from orchestrator.launch.package import Package, collect
+from orchestrator.launch.phases import PhasePlan, phase_plans, totals
 from orchestrator.launch.store import JobStore
 from orchestrator.spec.batch_arithmetic import StepDivision, divide_step
 from orchestrator.spec.job import JobSpec, Script, ScriptJobSpec
@@ -37,13 +38,16 @@ class Plan:
     script: str | None
     """Command line of each rank; None for a recipe. Batch, length and memory are then the script's own affair."""
     batch: tuple[BatchRow, ...]
-    """One row for each legal number of workers, up to twice the spec's and at least ``LEAST_WORKERS_SHOWN``."""
+    """One row for each legal number of workers, up to twice the spec's and at least ``LEAST_WORKERS_SHOWN``; the first
+    phase's."""
+    phases: tuple[PhasePlan, ...]
+    """Every phase of the training; empty for a script."""
     total_steps: int | None
     """None where it depends on the size of the training data."""
     total_samples: int | None
     """None where it depends on the size of the training data."""
     memory: MemoryPlan | None
-    """Of one worker; None where the model could not be described."""
+    """Of one worker in the first phase; None where the model could not be described."""
     memory_unknown: str | None
     """Why nothing is known of the memory."""
     workers: int
@@ -79,6 +83,7 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
         resolved=redact(dump_resolved(with_tracking_uri(spec, uri))),
         script=command_line(spec.script) if isinstance(spec, ScriptJobSpec) else None,
         batch=batch,
+        phases=phase_plans(with_recipe) if with_recipe else (),
         total_steps=total_steps,
         total_samples=total_samples,
         memory=None if isinstance(memory, str) else memory,
@@ -104,16 +109,6 @@ def batch_rows(spec: JobSpec) -> tuple[BatchRow, ...]:
     """The arithmetic of one step for each legal number of workers: every worker needs at least one sample."""
     most = min(max(LEAST_WORKERS_SHOWN, 2 * spec.resources.workers), spec.batch.global_size)
     return tuple(_batch_row(spec, workers) for workers in range(1, most + 1))
-
-
-def totals(spec: JobSpec) -> tuple[int | None, int | None]:
-    """Steps and samples of the whole training, as far as the spec alone says; the last step may be smaller."""
-    size = spec.batch.global_size
-    if spec.train.steps is not None:
-        return spec.train.steps, spec.train.steps * size
-    if spec.train.samples is not None:
-        return -(-spec.train.samples // size), spec.train.samples
-    return None, None
 
 
 def _batch_row(spec: JobSpec, workers: int) -> BatchRow:

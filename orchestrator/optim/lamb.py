@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
 from orchestrator.optim.grouping import parameter_groups
-from orchestrator.optim.kernels.lamb import Coefficients, EagerLamb, LambBatch, LambKernels, trust_ratios
-from orchestrator.optim.layerwise import LayerwiseBase, Part, is_adapted
+from orchestrator.optim.kernels.choice import Implementation, choose_lamb
+from orchestrator.optim.kernels.lamb import Coefficients, LambBatch, LambKernels, trust_ratios
+from orchestrator.optim.layerwise import LayerwiseBase, Part, is_adapted, local_elements
 from orchestrator.optim.reduction import Reduction
 from orchestrator.spec.methods.optimizers import Lamb as LambConfig
 
@@ -65,7 +66,8 @@ class Lamb(LayerwiseBase):
         eps: >= 0; None is the variant's.
         weight_decay: lambda, >= 0.
         variant: everything else; the presets are in `PRESETS`.
-        kernels: what runs the step.
+        implementation: what runs the step; auto takes the fastest that every rank has.
+        collectives: of all ranks that step together; they agree on what runs.
         log_layers_every: steps between two reports of every layer.
     """
 
@@ -78,14 +80,26 @@ class Lamb(LayerwiseBase):
         weight_decay: float = 0.01,
         *,
         variant: Variant = PRESETS["paper"],
-        kernels: LambKernels | None = None,
+        implementation: Implementation = "auto",
+        collectives: Collectives | None = None,
         log_layers_every: int | None = None,
     ) -> None:
         eps = variant.eps if eps is None else eps
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, log_layers_every=log_layers_every)
         self.variant = variant
-        self.kernels = kernels or EagerLamb()
+        self._wanted = implementation
+        self._collectives = collectives or Collectives()
+        self._kernels = self._choose(local_elements(self.param_groups[0]["params"][0]))
+
+    @property
+    def implementation(self) -> str:
+        """What runs the step, for people."""
+        return self._kernels.title
+
+    def _choose(self, tensor: Tensor) -> LambKernels:
+        self._device = tensor.device
+        return choose_lamb(self._wanted, tensor.device, tensor.dtype, self._collectives)
 
     def _new_state(self, tensor: Tensor) -> dict[str, Tensor]:
         return {"exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
@@ -100,11 +114,13 @@ class Lamb(LayerwiseBase):
             v=[part.of(state["exp_avg_sq"]) for part, state in zip(parts, states, strict=True)],
             coefficients=coefficients,
         )
+        if batch.p[0].device != self._device:
+            self._kernels = self._choose(batch.p[0])  # offloaded since
         if reduction.is_needed:
-            sums = reduction.whole(self.kernels.measure(batch))
-            self.kernels.apply(batch, trust_ratios(sums, coefficients))
+            sums = reduction.whole(self._kernels.measure(batch))
+            self._kernels.apply(batch, trust_ratios(sums, coefficients))
         else:
-            sums = self.kernels.update(batch)
+            sums = self._kernels.update(batch)
         self._remember(parts, lambda: _describe(sums, coefficients))
 
     def _coefficients(self, part: Part) -> Coefficients:
@@ -157,5 +173,7 @@ def build_lamb(config: LambConfig, model: nn.Module, collectives: Collectives) -
         eps=config.eps or preset.eps,
         weight_decay=config.weight_decay,
         variant=variant,
+        implementation=config.implementation,
+        collectives=collectives,
         log_layers_every=config.log_layers_every,
     )

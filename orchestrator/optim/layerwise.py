@@ -48,7 +48,7 @@ class Part:
         """This rank's elements of the parameter in any tensor that lies as ``tensor`` does."""
         if self.run is not None:
             return self.run.view(like)
-        return like.to_local() if isinstance(like, DTensor) else like.detach()
+        return local_elements(like)
 
     def gradient(self) -> Tensor:
         """This rank's elements of the gradient; zeros where no loss has reached the parameter.
@@ -91,6 +91,11 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
         self._log_layers_every = log_layers_every
         self._num_reports = 0
         super().__init__(params, defaults)
+
+    @property
+    def implementation(self) -> str:
+        """What runs the step, for people."""
+        return "eager"
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take further tensors, as torch.optim does; these are known to be whole, or DTensors."""
@@ -142,8 +147,7 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
     def _new_numbers(self, tensor: Tensor) -> Tensor:
         """A zero for each parameter of a tensor, [parameters] for a flat partition, else a scalar."""
         runs = self._layout.get(id(tensor))
-        device = tensor.to_local().device if isinstance(tensor, DTensor) else tensor.device
-        return torch.zeros(() if runs is None else (len(runs),), device=device)
+        return torch.zeros(() if runs is None else (len(runs),), device=local_elements(tensor).device)
 
     def _number(self, part: Part, key: str) -> Tensor:
         """A parameter's own number in ``per_parameter_state``, a scalar that may be written to."""
@@ -215,6 +219,11 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
             for key, vector in vectors.items():
                 facts.update({f"{key}/{name}": value for name, value in zip(names, _on_host(vector), strict=True)})
         return facts
+
+
+def local_elements(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor, without a history."""
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def is_adapted(group: dict[str, Any], *, everything: bool) -> bool:

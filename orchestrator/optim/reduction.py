@@ -64,22 +64,18 @@ def reduction_of_dtensors(tensors: Sequence[Tensor]) -> Reduction:
     Raises:
         UnsupportedLayoutError: where they lie on several meshes, or hold partial sums.
     """
-    meshes = {tensor.device_mesh for tensor in tensors if isinstance(tensor, DTensor)}
-    if not meshes:
+    mesh = _widest_mesh(tensors)
+    if mesh is None:
         return NOTHING_DIVIDED
-    if len(meshes) > 1:
-        raise UnsupportedLayoutError(f"Parameters on {len(meshes)} device meshes cannot share the sums of one step.")
-    (mesh,) = meshes
-    divided = [_divided_dimensions(tensor) for tensor in tensors]
-    dimensions = sorted(set().union(*divided))
-    sizes = {dimension: mesh.size(dimension) for dimension in dimensions}
+    divided = [_dividing_dimensions(tensor) for tensor in tensors]
+    sizes = {name: mesh.size(index) for index, name in enumerate(_names(mesh)) if any(name in own for own in divided)}
     if prod(sizes.values()) == 1:
         return NOTHING_DIVIDED
     copies = torch.tensor(
-        [[prod(size for dimension, size in sizes.items() if dimension not in own)] for own in divided],
+        [[prod(size for name, size in sizes.items() if name not in own)] for own in divided],
         dtype=torch.float64,
     )
-    group = _group(mesh, dimensions)
+    group = _group(mesh, list(sizes))
 
     def add(message: Tensor) -> object:
         return dist.all_reduce(message, group=group)
@@ -87,20 +83,35 @@ def reduction_of_dtensors(tensors: Sequence[Tensor]) -> Reduction:
     return Reduction(add, torch.device(mesh.device_type), None if bool((copies == 1).all()) else copies)
 
 
-def _divided_dimensions(tensor: Tensor) -> set[int]:
-    """Dimensions of the mesh that divide a tensor."""
+def _widest_mesh(tensors: Sequence[Tensor]) -> DeviceMesh | None:
+    """The mesh of which those of all DTensors are parts; None where there is no DTensor."""
+    meshes = {tensor.device_mesh for tensor in tensors if isinstance(tensor, DTensor)}
+    if not meshes:
+        return None
+    widest = max(meshes, key=lambda mesh: mesh.ndim)
+    if any(mesh != widest and not set(_names(mesh)) < set(_names(widest)) for mesh in meshes):
+        raise UnsupportedLayoutError(f"Parameters on {len(meshes)} device meshes cannot share the sums of one step.")
+    return widest
+
+
+def _names(mesh: DeviceMesh) -> tuple[str, ...]:
+    return mesh.mesh_dim_names or tuple(f"{index} of {mesh}" for index in range(mesh.ndim))
+
+
+def _dividing_dimensions(tensor: Tensor) -> set[str]:
+    """Names of the mesh's dimensions that divide a tensor."""
     if not isinstance(tensor, DTensor):
         return set()
     if any(placement.is_partial() for placement in tensor.placements):
         raise UnsupportedLayoutError(f"A parameter that lies as {tensor.placements} holds sums that are not finished.")
-    return {dimension for dimension, placement in enumerate(tensor.placements) if not placement.is_replicate()}
+    placed = zip(_names(tensor.device_mesh), tensor.placements, strict=True)
+    return {name for name, placement in placed if not placement.is_replicate()}
 
 
-def _group(mesh: DeviceMesh, dimensions: Sequence[int]) -> dist.ProcessGroup:
+def _group(mesh: DeviceMesh, names: list[str]) -> dist.ProcessGroup:
     """The ranks that differ in these dimensions only."""
-    if len(dimensions) == 1:
-        return mesh.get_group(dimensions[0])
-    names = mesh.mesh_dim_names
-    if names is None:
+    if len(names) == 1:
+        return mesh.get_group(_names(mesh).index(names[0]))
+    if mesh.mesh_dim_names is None:
         raise UnsupportedLayoutError("A mesh that divides parameters in several dimensions needs names for them.")
-    return mesh[tuple(names[dimension] for dimension in dimensions)]._flatten().get_group()
+    return mesh[tuple(names)]._flatten().get_group()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.spec.check_accelerate import accelerate_problems
 from orchestrator.spec.check_data import data_file_problems, option_problems, split_problems, stream_problems
 from orchestrator.spec.check_deepspeed import deepspeed_problems
-from orchestrator.spec.check_engine import lacking, mesh_problems, message_problems, offload_problems
+from orchestrator.spec.check_engine import lacking, mesh_problems, message_problems, offload_problems, with_its_file
+from orchestrator.spec.check_optimizer import nesterov_problems, preset_problems
 from orchestrator.spec.check_recipe import argument_problems, target_problems
+from orchestrator.spec.check_scaling import sde_problems, warmup_problems
 from orchestrator.spec.check_script import script_problems
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.methods.engines import Engine
-from orchestrator.spec.methods.optimizers import Sgd
-from orchestrator.spec.problems import Problem, overlaps, shown
+from orchestrator.spec.phases import PHASE_FIELDS, phases_of
+from orchestrator.spec.problems import Problem, SpecError, overlaps, shown
 from orchestrator.spec.section import Method
 
 Check = Callable[[JobSpec, Path], Iterator[Problem]]
@@ -34,15 +37,36 @@ def check(spec: AnyJobSpec, folder: Path) -> list[Problem]:
 
 
 def run_checks(spec: AnyJobSpec, folder: Path, broken: frozenset[str]) -> list[Problem]:
-    """Run the checks that read none of the broken fields (dotted paths), as `check` does all of them."""
+    """Run the checks that read none of the broken fields (dotted paths), as `check` does all of them.
+
+    Every phase is checked as a job of its own; what is wrong in a phase already is not told again of the next.
+    """
     if isinstance(spec, ScriptJobSpec):
         return [] if overlaps("script.path", broken) else list(script_problems(spec, folder))
+    first, *later = phases_of(spec)
+    problems = _problems_of(first, folder, broken)
+    told = set(problems)
+    for index, phase in enumerate(later):
+        found = _problems_of(phase, folder, broken)
+        problems += [_in_phase(problem, index) for problem in found if problem not in told]
+        told.update(found)
+    return problems
+
+
+def _problems_of(spec: JobSpec, folder: Path, broken: frozenset[str]) -> list[Problem]:
     return [
         problem
         for single_check, reads in CHECKS
         if not any(overlaps(path, broken) for path in reads)
         for problem in single_check(spec, folder)
     ]
+
+
+def _in_phase(problem: Problem, index: int) -> Problem:
+    """The problem of a phase, told of the phase's own field or else of the one that does not go with the phase."""
+    if overlaps(problem.path, PHASE_FIELDS):
+        return replace(problem, path=f"then.{index}.{problem.path}")
+    return replace(problem, message=f"in the phase then.{index}: {problem.message}")
 
 
 def batch_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
@@ -54,30 +78,12 @@ def batch_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
         yield Problem("", "batch.global_size", str(size), message, f"{legal}or resources.workers of at most {size}")
 
 
-def warmup_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
-    """A warmup that is longer than the training never reaches the learning rate."""
-    warmup = spec.schedule.warmup
-    for unit in ("steps", "epochs", "samples"):
-        length, whole = getattr(warmup, unit, None), getattr(spec.train, unit)
-        if length is not None and whole is not None and length > whole:
-            message = f"the warmup is longer than the training of {whole} {unit}"
-            yield Problem("", f"schedule.warmup.{unit}", shown(length), message, f"at most {whole}")
-
-
-def nesterov_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
-    """torch.optim.SGD refuses Nesterov momentum without momentum or with dampening."""
-    optimizer = spec.optimizer
-    if not isinstance(optimizer, Sgd) or not optimizer.nesterov:
-        return
-    if optimizer.momentum == 0:
-        yield Problem("", "optimizer.momentum", "0", "nesterov needs momentum", "a number > 0, or nesterov: false")
-    if optimizer.dampening != 0:
-        message = "nesterov allows no dampening"
-        yield Problem("", "optimizer.dampening", shown(optimizer.dampening), message, "0, or nesterov: false")
-
-
 def capability_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """Every method finds in the engine what it needs to be exact."""
+    try:
+        engine = with_its_file(spec.engine, folder)
+    except SpecError:  # told by `accelerate_problems`
+        return
     for path, method in (
         ("batch.controller", spec.batch.controller),
         ("optimizer", spec.optimizer),
@@ -85,7 +91,7 @@ def capability_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
         ("exchange", spec.exchange),
         ("data.source", spec.data.source),
     ):
-        yield from missing_capabilities(path, method, spec.engine)
+        yield from missing_capabilities(path, method, engine)
 
 
 def missing_capabilities(path: str, method: Method, engine: Engine) -> Iterator[Problem]:
@@ -102,7 +108,12 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (argument_problems, ("recipe.target", "recipe.args")),
     (batch_problems, ("batch.global_size", "resources.workers")),
     (nesterov_problems, ("optimizer.name", "optimizer.momentum", "optimizer.dampening", "optimizer.nesterov")),
-    (warmup_problems, ("schedule.warmup", "train.steps", "train.epochs", "train.samples")),
+    (preset_problems, ("optimizer", "train.clip_grad_norm", "train.auto_clip")),
+    (sde_problems, ("scaling", "optimizer", "batch.global_size")),
+    (
+        warmup_problems,
+        ("schedule.warmup", "scaling", "batch.global_size", "train.steps", "train.epochs", "train.samples"),
+    ),
     (capability_problems, ("batch.controller", "optimizer", "schedule", "exchange", "data.source", "engine")),
     (message_problems, ("exchange", "engine")),
     (mesh_problems, ("engine", "resources.workers")),

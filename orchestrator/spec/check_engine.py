@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.spec.accelerate_config import read_accelerate_config
 from orchestrator.spec.check_deepspeed import LEAST_STAGE
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.methods.engines import LOCAL_GRADIENTS, DeepSpeed, Engine, Fsdp2
+from orchestrator.spec.methods.engines import LOCAL_GRADIENTS, Accelerate, DeepSpeed, Engine, Fsdp2
 from orchestrator.spec.problems import Problem, shown
 
 
 def lacking(requires: frozenset[str], engine: Engine) -> frozenset[str]:
     """Capabilities that a method requires and an engine lacks: the one rule of what may be combined."""
     return requires - engine.provides
+
+
+def with_its_file(engine: Engine, folder: Path) -> Engine:
+    """The engine, with the contents of a configuration file of its own that decide what it provides.
+
+    Raises:
+        SpecError: where the file cannot be read.
+    """
+    if isinstance(engine, Accelerate):
+        return engine.model_copy(update={"config": dict(read_accelerate_config(engine, folder).values)})
+    return engine
 
 
 def message_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:

@@ -47,6 +47,7 @@ def locate(location: tuple[str | int, ...], kind: type[AnyJobSpec]) -> tuple[tup
     parts = iter(location)
     for part in parts:
         key: str | int | None = part
+        node = _without_null(node)
         if "discriminator" in node:
             node = resolved({"$ref": node["discriminator"]["mapping"][part]})
             continue
@@ -60,6 +61,12 @@ def locate(location: tuple[str | int, ...], kind: type[AnyJobSpec]) -> tuple[tup
         path.append(key)
         around, node = node, resolved(_inside(members, key))
     return tuple(path), node
+
+
+def _without_null(node: Node) -> Node:
+    """A node that may be null as what it is otherwise; pydantic's locations do not tell the two apart."""
+    members = [member for member in node.get("anyOf", []) if member.get("type") != "null"]
+    return resolved(members[0]) if len(members) == 1 else node
 
 
 def _inside(members: list[Node], part: str | int) -> Node:
@@ -106,6 +113,7 @@ def is_method(node: Node) -> bool:
 
 def choices(node: Node) -> list[Any]:
     """Return the values of an enumeration, or the method names of a union; empty where it is neither."""
+    node = _without_null(node)
     if "enum" in node:
         return list(node["enum"])
     if "const" in node:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from orchestrator.spec.methods.all_optimizers import OptimizerConfig
 from orchestrator.spec.methods.distribution import (
     AllReduce,
     ConstantBatch,
@@ -13,7 +14,8 @@ from orchestrator.spec.methods.distribution import (
     ExchangeConfig,
 )
 from orchestrator.spec.methods.engines import Ddp, EngineConfig
-from orchestrator.spec.methods.optimizers import AdamW, OptimizerConfig
+from orchestrator.spec.methods.optimizers import AdamW
+from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.methods.schedules import Constant, ScalingConfig, ScheduleConfig
 from orchestrator.spec.methods.sources import RecipeSource, SourceConfig
 from orchestrator.spec.section import (
@@ -62,6 +64,15 @@ class ActivationCheckpointing(Section):
     """One of so many of these modules, in the model's order."""
 
 
+class AutoClip(Section):
+    """Clips the gradient to a quantile of the norms that it has had (AutoClip, arXiv 2007.14469)."""
+
+    quantile: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the norms that are not above the bound, the step's own among them."""
+    history: PositiveInt = 1000
+    """Steps whose norms are remembered."""
+
+
 class Train(Section):
     """How long and how precisely to train. Exactly one of steps, epochs, samples."""
 
@@ -77,6 +88,8 @@ class Train(Section):
     """Autocast type of forward and backward; weights stay fp32. fp16 adds dynamic loss scaling."""
     clip_grad_norm: PositiveFloat | None = None
     """Largest global L2 norm of the gradient; null is no clipping."""
+    auto_clip: AutoClip | None = None
+    """Instead of `clip_grad_norm`: a bound that follows the norms so far; null is none."""
     activation_checkpointing: ActivationCheckpointing | None = None
     """What is computed again in the backward to save memory; null keeps everything."""
     compile: Literal["inductor", "aot_eager", "eager"] | None = None
@@ -89,6 +102,8 @@ class Train(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         exactly_one(self, ("steps", "epochs", "samples"))
+        if self.clip_grad_norm is not None and self.auto_clip is not None:
+            raise ValueError("takes at most one of clip_grad_norm, auto_clip")
         return self
 
 
@@ -194,6 +209,8 @@ class _Training(Section):
     """How the learning rate moves with the samples seen."""
     scaling: ScalingConfig = ScalingConfig()
     """How the learning rate grows with the batch."""
+    then: Annotated[tuple[Phase, ...], BeforeValidator(list_to_tuple)] = ()
+    """Further phases after the one that the rest of the spec describes, each by what it changes."""
     engine: Annotated[EngineConfig, BeforeValidator(name_alone)] = Ddp(name="ddp")
     """Where the model lives."""
     exchange: Annotated[ExchangeConfig, BeforeValidator(name_alone)] = AllReduce(name="all_reduce")

@@ -52,7 +52,10 @@ def _as_written(nodes: dict[str, Any]) -> dict[str, Any]:
             nodes[method.__name__]["required"].remove("name")
     for path, seam in seams().items():
         alone = [name for name, method in seam.methods.items() if not _needs_arguments(method)]
-        _allow_name_alone(nodes, path, alone)
+        _allow_name_alone(_node_at(nodes, path), alone)
+        if path == "schedule":
+            of_a_phase, _null = nodes["Phase"]["properties"]["schedule"]["anyOf"]
+            _allow_name_alone(of_a_phase, alone)
     return nodes
 
 
@@ -60,11 +63,14 @@ def _needs_arguments(method: Any) -> bool:
     return any(field.is_required() for name, field in method.model_fields.items() if name != "name")
 
 
-def _allow_name_alone(nodes: dict[str, Any], path: str, names: list[str]) -> None:
+def _node_at(nodes: dict[str, Any], path: str) -> Any:
     section, parents, key = nodes["JobSpec"], path.split(".")[:-1], path.rpartition(".")[2]
     for parent in parents:
         section = nodes[section["properties"][parent]["$ref"].removeprefix("#/$defs/")]
-    node = section["properties"][key]
+    return section["properties"][key]
+
+
+def _allow_name_alone(node: Any, names: list[str]) -> None:
     node.pop("discriminator", None)
     configurations = node.pop("oneOf", None) or [{"$ref": node.pop("$ref")}]
     node["anyOf"] = [{"enum": names}, *configurations]

@@ -2,78 +2,203 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from orchestrator.checkpoint.listing import latest_checkpoint
+from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.core import tables
 from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import Engine, Tracker, TrainData
 from orchestrator.core.seeding import seed_everything
 from orchestrator.core.user_code import user_code
-from orchestrator.core.values import DataPosition
+from orchestrator.core.values import DataPosition, PhaseStart
 from orchestrator.data.loader import MapStyleData
+from orchestrator.data.randomness import phase_seed
 from orchestrator.data.stream import StreamData, is_stream, stream_length_error
 from orchestrator.engines.modules import checkpoint_activations, compile_model
-from orchestrator.optim.schedules import SampleSchedule, scaling_factor, warmup_samples
+from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.phases import phases_of
+from orchestrator.spec.scaling import scaled_optimizer, warmup_samples
 from orchestrator.train.context import RankContext
 from orchestrator.train.evaluation import Evaluator
 from orchestrator.train.loop import Job
+from orchestrator.train.phases import Phase
 from orchestrator.train.recipe import CheckedLoss, load_recipe
 from orchestrator.train.recorder import Recorder
-from orchestrator.train.snapshots import Snapshots, restore
+from orchestrator.train.snapshots import Snapshots, open_writer, restore
 
 
-def assemble(spec: JobSpec, context: RankContext, tracker: Tracker) -> Job:
-    """Build one rank's job and restore the latest checkpoint where there is one.
+def assemble(spec: JobSpec, context: RankContext, tracker: Tracker) -> Iterator[Phase]:
+    """Build one rank's training and restore the latest checkpoint where there is one.
+
+    Model, optimizer state and engine are those of the first phase throughout. What belongs to a phase is made when it
+    is asked for, after the one before it has been trained; the first is that of the checkpoint.
+
+    Yields:
+        The phases that are still to be trained, in their order.
 
     Raises:
         RecipeError: where user code fails.
         DataError: where the data cannot be served as asked for.
         CheckpointError: where the latest checkpoint is damaged or of another training.
     """
-    folder = context.run_directory.code
+    return _Assembly(spec, context, tracker).phases()
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    recipe: Any
+    train_set: Any
+    eval_set: Any
+
+
+class _Assembly:
+    """What all phases of a rank's training share."""
+
+    def __init__(self, spec: JobSpec, context: RankContext, tracker: Tracker) -> None:
+        self._spec = spec
+        self._phases = phases_of(spec)
+        self._context = context
+        self._tracker = tracker
+        # Also where training goes on in a later phase: a model may depend on the data that it was first made for.
+        self._source = _read_source(self._phases[0], context.run_directory.code)
+        self._optimizers: list[torch.optim.Optimizer] = []
+        self._engine = self._build_engine(self._phases[0], self._source.recipe)
+        checkpoint = latest_checkpoint(context.run_directory.checkpoints)
+        self._manifest = None if checkpoint is None else restore(spec, checkpoint, self._engine)
+        self._writer = open_writer(spec, context, tracker)
+
+    def phases(self) -> Iterator[Phase]:
+        """See ``assemble``."""
+        start = PhaseStart() if self._manifest is None else self._manifest.phase
+        later = self._phases[start.index + 1 :]
+        # What is wrong with a later phase is an error now, not when the phase begins.
+        samples = {index: _count_ahead(phase, self._code) for index, phase in enumerate(later, start.index + 1)}
+        manifest = self._manifest
+        for index in range(start.index, len(self._phases)):
+            if index > 0:
+                self._source = _read_source(self._phases[index], self._code)
+            job = self._job(start, manifest)
+            to_come = self._phases[index + 1 :]
+            steps = [job.total_steps, *(phase.train.steps for phase in to_come)]
+            yield Phase(
+                job=job,
+                number=index + 1,
+                count=len(self._phases),
+                global_batch_size=self._phases[index].batch.global_size,
+                total_steps=None if None in steps else sum(filter(None, steps)),
+                total_samples=job.total_samples + sum(samples[i] for i in range(index + 1, len(self._phases))),
+            )
+            manifest, start = None, PhaseStart(index=index + 1, step=job.step, samples=job.samples)
+
+    @property
+    def _code(self) -> Path:
+        return self._context.run_directory.code
+
+    def _job(self, start: PhaseStart, manifest: Manifest | None) -> Job:
+        """The job of one phase, from its start or from a checkpoint in it."""
+        spec, source, context = self._phases[start.index], self._source, self._context
+        position = DataPosition() if manifest is None else manifest.data
+        controller = tables.load(tables.CONTROLLERS, spec.batch.controller.name)(spec.batch)
+        if manifest is not None:
+            controller.load_state_dict(manifest.controller)
+        num_samples = count_samples(spec, source.train_set)
+        data = _build_data(spec, source, context, start=start, position=position, total_samples=num_samples)
+        self._set_optimizer(spec)
+        return Job(
+            engine=self._engine,
+            loss=CheckedLoss(source.recipe, self._code),
+            data=data,
+            controller=controller,
+            schedule=_build_schedule(spec, source.train_set, num_samples, start),
+            recorder=Recorder(
+                self._tracker,
+                context.collectives,
+                log_every=spec.train.log_every,
+                stop_requested=context.run_directory.stop_file.exists,
+                tolerate_overflow=spec.train.precision == "fp16",
+            ),
+            evaluate=Evaluator(spec, source.recipe, source.eval_set, self._engine, context),
+            saver=Snapshots(
+                self._spec, context, self._writer, engine=self._engine, controller=controller, data=data, phase=start
+            ),
+            seed=spec.train.seed,
+            rank=context.collectives.rank,
+            total_steps=None if spec.train.steps is None else start.step + spec.train.steps,
+            total_samples=start.samples + num_samples,
+            eval_every=spec.train.eval_every,
+            save_every=spec.checkpoint.every,
+            step=start.step if manifest is None else manifest.step,
+            samples=start.samples + position.samples,
+        )
+
+    def _set_optimizer(self, spec: JobSpec) -> None:
+        """Give the optimizer the averages that the rule sde makes for the batch of a phase."""
+        if spec.scaling.rule == "sde":
+            numbers = dict(scaled_optimizer(spec.optimizer, spec.scaling, spec.batch.global_size))
+            for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
+                group.update(betas=numbers["betas"], eps=numbers["eps"])
+
+    def _build_engine(self, spec: JobSpec, recipe: Any) -> Engine:
+        context = self._context
+        seed_everything(spec.train.seed)
+        with user_code(f"{type(recipe).__name__}.build_model", self._code):
+            model: nn.Module = recipe.build_model()
+        if spec.train.activation_checkpointing is not None:
+            checkpoint_activations(model, spec.train.activation_checkpointing)
+        if spec.train.compile is not None:
+            compile_model(model, spec.train.compile)
+        parts = EngineParts(
+            spec=spec,
+            model=model,
+            build_optimizer=self._build_optimizer,
+            build_exchange=partial(
+                tables.load(tables.EXCHANGES, spec.exchange.name), spec.exchange, context.collectives
+            ),
+            collectives=context.collectives,
+            device=context.device,
+            code_folder=self._code,
+            run_folder=context.run_directory.root,
+        )
+        engine: Engine = tables.load(tables.ENGINES, spec.engine.name)(parts)
+        return engine
+
+    def _build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        first = self._phases[0]
+        config = scaled_optimizer(first.optimizer, first.scaling, first.batch.global_size)
+        build = tables.load(tables.OPTIMIZERS, config.name)
+        optimizer: torch.optim.Optimizer = build(config, model, collectives=self._context.collectives)
+        self._optimizers.append(optimizer)
+        return optimizer
+
+
+def _read_source(spec: JobSpec, folder: Path) -> _Source:
+    """Recipe and data of a phase, the same whenever they are made."""
     seed_everything(spec.train.seed)
     recipe = load_recipe(spec.recipe, folder)
     train_set, eval_set = tables.load(tables.SOURCES, spec.data.source.name)(spec.data.source, recipe, folder)
-    engine = _build_engine(spec, recipe, context)
-    controller = tables.load(tables.CONTROLLERS, spec.batch.controller.name)(spec.batch)
-    checkpoint = latest_checkpoint(context.run_directory.checkpoints)
-    manifest = None if checkpoint is None else restore(spec, checkpoint, engine, controller)
-    position = DataPosition() if manifest is None else manifest.data
-    total_samples = count_samples(spec, train_set)
-    data = _build_data(spec, recipe, train_set, context, position=position, total_samples=total_samples)
-    return Job(
-        engine=engine,
-        loss=CheckedLoss(recipe, folder),
-        data=data,
-        controller=controller,
-        schedule=_build_schedule(spec, train_set, total_samples),
-        recorder=Recorder(
-            tracker,
-            context.collectives,
-            log_every=spec.train.log_every,
-            stop_requested=context.run_directory.stop_file.exists,
-            tolerate_overflow=spec.train.precision == "fp16",
-        ),
-        evaluate=Evaluator(spec, recipe, eval_set, engine, context),
-        saver=Snapshots(spec, context, tracker, engine=engine, controller=controller, data=data),
-        seed=spec.train.seed,
-        rank=context.collectives.rank,
-        total_steps=spec.train.steps,
-        total_samples=total_samples,
-        eval_every=spec.train.eval_every,
-        save_every=spec.checkpoint.every,
-        step=0 if manifest is None else manifest.step,
-        samples=position.samples,
-    )
+    return _Source(recipe, train_set, eval_set)
+
+
+def _count_ahead(spec: JobSpec, folder: Path) -> int:
+    """Samples of a phase that has not begun; its data are made only where they must be counted."""
+    if spec.train.epochs is not None:
+        return count_samples(spec, _read_source(spec, folder).train_set)
+    seed_everything(spec.train.seed)
+    load_recipe(spec.recipe, folder)
+    return count_samples(spec, train_set=None)
 
 
 def count_samples(spec: JobSpec, train_set: Any) -> int:
-    """Length of the training in samples.
+    """Length of a phase in samples.
 
     Raises:
         DataError: where the length is given in epochs and the data is a stream, which has none.
@@ -87,45 +212,27 @@ def count_samples(spec: JobSpec, train_set: Any) -> int:
     return (spec.train.epochs or 0) * len(train_set)
 
 
-def _build_engine(spec: JobSpec, recipe: Any, context: RankContext) -> Engine:
-    seed_everything(spec.train.seed)
-    with user_code(f"{type(recipe).__name__}.build_model", context.run_directory.code):
-        model: nn.Module = recipe.build_model()
-    if spec.train.activation_checkpointing is not None:
-        checkpoint_activations(model, spec.train.activation_checkpointing)
-    if spec.train.compile is not None:
-        compile_model(model, spec.train.compile)
-    parts = EngineParts(
-        spec=spec,
-        model=model,
-        build_optimizer=partial(
-            tables.load(tables.OPTIMIZERS, spec.optimizer.name), spec.optimizer, collectives=context.collectives
-        ),
-        build_exchange=partial(tables.load(tables.EXCHANGES, spec.exchange.name), spec.exchange, context.collectives),
-        collectives=context.collectives,
-        device=context.device,
-        code_folder=context.run_directory.code,
-        run_folder=context.run_directory.root,
-    )
-    engine: Engine = tables.load(tables.ENGINES, spec.engine.name)(parts)
-    return engine
-
-
 def _build_data(
-    spec: JobSpec, recipe: Any, train_set: Any, context: RankContext, *, position: DataPosition, total_samples: int
+    spec: JobSpec,
+    source: _Source,
+    context: RankContext,
+    *,
+    start: PhaseStart,
+    position: DataPosition,
+    total_samples: int,
 ) -> TrainData:
     common: dict[str, Any] = {
-        "collate": getattr(recipe, "collate", None),
-        "seed": spec.train.seed,
+        "collate": getattr(source.recipe, "collate", None),
+        "seed": phase_seed(spec.train.seed, start.index),
         "total_samples": total_samples,
         "position": position,
         "device": context.device,
         "code_folder": context.run_directory.code,
     }
-    if is_stream(train_set):
-        return StreamData(train_set, collectives=context.collectives, **common)
+    if is_stream(source.train_set):
+        return StreamData(source.train_set, collectives=context.collectives, **common)
     return MapStyleData(
-        train_set,
+        source.train_set,
         rank=context.collectives.rank,
         world_size=context.collectives.world_size,
         loader_workers=spec.data.loader_workers,
@@ -134,15 +241,21 @@ def _build_data(
     )
 
 
-def _build_schedule(spec: JobSpec, train_set: Any, total_samples: int) -> SampleSchedule:
+def _build_schedule(spec: JobSpec, train_set: Any, total_samples: int, start: PhaseStart) -> SampleSchedule:
     warmup = spec.schedule.warmup
     if warmup is not None and warmup.epochs is not None and is_stream(train_set):
         raise stream_length_error("schedule.warmup.epochs")
     length = warmup_samples(
         warmup,
+        spec.scaling,
         global_batch_size=spec.batch.global_size,
         epoch_samples=0 if is_stream(train_set) else len(train_set),
         total_samples=total_samples,
     )
-    peak_lr = spec.optimizer.lr * scaling_factor(spec.scaling, spec.batch.global_size)
-    return SampleSchedule(spec.schedule, peak_lr=peak_lr, warmup_samples=length, total_samples=total_samples)
+    return SampleSchedule(
+        spec.schedule,
+        peak_lr=scaled_optimizer(spec.optimizer, spec.scaling, spec.batch.global_size).lr,
+        warmup_samples=length,
+        total_samples=total_samples,
+        start_samples=start.samples,
+    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
 import traceback
 import warnings
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from orchestrator.tracking.tracker import NullTracker, RunTracker
 from orchestrator.train.assemble import assemble
 from orchestrator.train.context import RankContext
 from orchestrator.train.export import export_weights
-from orchestrator.train.loop import Job, train
+from orchestrator.train.phases import train_phases
 
 
 def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str, node: str) -> dict[str, Any]:
@@ -70,14 +69,10 @@ def _train(spec: JobSpec, directory: RunDirectory, attempt: int, uri: str, run_i
     tracker = _open_tracker(directory, uri, run_id) if collectives.rank == 0 else NullTracker()
     try:
         with _watch_node(spec, context, uri, run_id):
-            job = assemble(spec, context, tracker)
-            _announce(job, context, tracker)
-            _spare_what_stays()
-            with closing(job.data):
-                outcome = train(job)
+            outcome, step = train_phases(assemble(spec, context, tracker), context, tracker)
             if outcome == "finished" and collectives.rank == 0:
-                export_weights(directory.checkpoints / f"step_{job.step}", directory.model_file)
-            return {"outcome": outcome, "step": job.step}
+                export_weights(directory.checkpoints / f"step_{step}", directory.model_file)
+            return {"outcome": outcome, "step": step}
     finally:
         tracker.close()
 
@@ -96,21 +91,6 @@ def _watch_node(spec: JobSpec, context: RankContext, uri: str, run_id: str) -> A
     if every_s is None or context.nodes.index(node) != context.collectives.rank:
         return nullcontext()
     return SystemMetrics(uri, run_id, node, every_s)
-
-
-def _announce(job: Job, context: RankContext, tracker: Tracker) -> None:
-    """Say where the training starts, and on which nodes."""
-    if context.collectives.rank == 0:
-        name = "resumed" if job.step else "started"
-        fields = {"step": job.step, "samples": job.samples, "workers": len(context.nodes), "nodes": context.nodes}
-        tracker.event(name, {**fields, "total_samples": job.total_samples, "total_steps": job.total_steps})
-        print(f"{name} from step {job.step}", flush=True)
-
-
-def _spare_what_stays() -> None:
-    """Leave modules, model and data out of garbage collections: a full one would stop the training for 0.2 s."""
-    gc.collect()
-    gc.freeze()
 
 
 def _device(spec: JobSpec) -> torch.device:

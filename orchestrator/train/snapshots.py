@@ -12,39 +12,45 @@ from orchestrator.checkpoint.store import CheckpointStore
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.protocols import BatchController, Engine, Tracker, TrainData
 from orchestrator.core.shards import to_write
+from orchestrator.core.values import PhaseStart
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import spec_hash
 from orchestrator.train.context import RankContext
 
 
 class Snapshots:
-    """Writes the state of the job at step boundaries. Satisfies ``core.protocols.Saver``."""
+    """Writes the state of one phase of the job at step boundaries. Satisfies ``core.protocols.Saver``.
+
+    Args:
+        spec: the whole job, all phases.
+        context: of this rank.
+        writer: of the job, see ``open_writer``.
+        engine: with the model and its optimizer.
+        controller: of the phase's batch.
+        data: of the phase.
+        phase: where the phase began.
+    """
 
     def __init__(
         self,
         spec: JobSpec,
         context: RankContext,
-        tracker: Tracker,
+        writer: CheckpointWriter,
         *,
         engine: Engine,
         controller: BatchController,
         data: TrainData,
+        phase: PhaseStart,
     ) -> None:
         self._spec_hash = spec_hash(spec)
         self._context = context
-        self._tracker = tracker
         self._engine = engine
         self._controller = controller
         self._data = data
-        store = CheckpointStore(
-            context.run_directory.checkpoints,
-            context.collectives.on_hosts(),
-            keep=spec.checkpoint.keep,
-            attempt=context.attempt,
-        )
-        self._writer = CheckpointWriter(store, asynchronous=spec.checkpoint.asynchronous, on_written=self._announce)
-        self.poll = self._writer.poll
-        self.wait = self._writer.wait
+        self._phase = phase
+        self._writer = writer
+        self.poll = writer.poll
+        self.wait = writer.wait
 
     def save(self, step: int) -> None:
         """Start writing a checkpoint; waits for the one before.
@@ -59,9 +65,10 @@ class Snapshots:
             step=step,
             world_size=collectives.world_size,
             spec_hash=self._spec_hash,
+            phase=self._phase,
             data=self._data.position,
             controller=self._controller.state_dict(),
-            scaler=self._engine.scaler_state(),
+            engine=self._engine.numbers(),
             shapes={name: list(piece.shape) for name, piece in pieces.items()},
             tied=dict(self._engine.tied),
             versions=library_versions(),
@@ -69,13 +76,30 @@ class Snapshots:
         mine = to_write(pieces, collectives.rank, collectives.world_size)
         self._writer.save(mine, manifest, is_current=self._context.is_current, since=started)
 
-    def _announce(self, written: Written) -> None:
+
+def open_writer(spec: JobSpec, context: RankContext, tracker: Tracker) -> CheckpointWriter:
+    """The writer of the job's checkpoints, which tells the tracker of each; called by all ranks together, once."""
+
+    def announce(written: Written) -> None:
         fields = {"step": written.step, "path": str(written.path)}
-        self._tracker.event("checkpoint_saved", {**fields, "pause_s": written.pause_s, "write_s": written.write_s})
+        tracker.event("checkpoint_saved", {**fields, "pause_s": written.pause_s, "write_s": written.write_s})
+
+    store = CheckpointStore(
+        context.run_directory.checkpoints,
+        context.collectives.on_hosts(),
+        keep=spec.checkpoint.keep,
+        attempt=context.attempt,
+    )
+    return CheckpointWriter(store, asynchronous=spec.checkpoint.asynchronous, on_written=announce)
 
 
-def restore(spec: JobSpec, folder: Path, engine: Engine, controller: BatchController) -> Manifest:
-    """Put engine and controller into the state of a checkpoint; the manifest holds the rest.
+def restore(spec: JobSpec, folder: Path, engine: Engine) -> Manifest:
+    """Put the engine into the state of a checkpoint; the manifest holds the rest.
+
+    Args:
+        spec: the whole job, all phases.
+        folder: the checkpoint.
+        engine: to restore.
 
     Raises:
         CheckpointError: where the checkpoint is damaged or of another training.
@@ -85,6 +109,5 @@ def restore(spec: JobSpec, folder: Path, engine: Engine, controller: BatchContro
     if manifest.spec_hash != spec_hash(spec):
         raise CheckpointError(f"{folder} was written by another training: the spec differs in what defines the result.")
     engine.load(saved)
-    engine.load_scaler_state(manifest.scaler)
-    controller.load_state_dict(manifest.controller)
+    engine.load_numbers(manifest.engine)
     return manifest

@@ -14,7 +14,7 @@ from orchestrator.checkpoint.saved import SavedCheckpoint
 from orchestrator.checkpoint.store import CheckpointStore
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.shards import SMALL_TENSOR, Piece, piece_of, to_write
-from orchestrator.core.values import DataPosition
+from orchestrator.core.values import DataPosition, PhaseStart
 
 
 def tensors(step: int) -> dict[str, Tensor]:
@@ -48,9 +48,10 @@ def manifest(step: int, pieces: Mapping[str, Piece], **fields: Any) -> Manifest:
         "step": step,
         "world_size": Collectives().world_size,
         "spec_hash": "abc",
+        "phase": PhaseStart(index=1, step=3, samples=30),
         "data": DataPosition(samples=step * 10),
         "controller": {"size": step},
-        "scaler": {},
+        "engine": {"scaler": {}, "clipping": {}},
         "shapes": {name: list(piece.shape) for name, piece in pieces.items()},
         "tied": {},
         "versions": library_versions(),

@@ -113,7 +113,7 @@ def test_a_table_that_leaves_elements_out_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "checkpoint format 1 is not the format 2 of this version"),
+        ({"format": 2}, "checkpoint format 2 is not the format 3 of this version"),
         ({"format": 99}, "checkpoint format 99"),
         ({"step": 2}, "says that it is of step 2"),
         ({"unknown": 2}, "manifest cannot be read"),

@@ -117,6 +117,23 @@ def test_time_left_is_unknown_without_rate_or_length(lines: list[dict[str, Any]]
     assert time_left_s(lines, length) is None
 
 
+def test_time_left_is_not_misled_by_the_batch_of_a_later_phase() -> None:
+    """7 steps of 10 samples, then others: 1,030 samples in 12 steps."""
+    assert time_left_s([step(3)], Length(12, 1030)) == pytest.approx(10.0)
+
+
+def test_a_change_of_phase_announces_the_length_anew(run: RunDirectory) -> None:
+    follower = Follower(run)
+    announce(run, total_steps=None)
+    fields = {"phase": 2, "phases": 2, "step": 1, "global_size": 20, "workers": 2}
+    run.event("phase", {**fields, "total_steps": 90, "total_samples": 1800})
+    log(run, **step(1))
+    *_, notice, progress = follower.poll()
+    assert notice == Notice("phase 2 of 2 starts at step 1: 20 samples per step")
+    assert isinstance(progress, Progress)
+    assert progress.length == Length(90, 1800)
+
+
 def test_time_left_is_never_negative() -> None:
     assert time_left_s([step(12)], Length(10, 100)) == 0
 
@@ -130,6 +147,10 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
         "training starts: 60,000 samples on 1 worker",
     ),
     "resumed": ({"step": 1200, "workers": 2}, "resumed from step 1,200 on 2 workers"),
+    "phase": (
+        {"phase": 2, "phases": 2, "step": 7038, "global_size": 32768, "workers": 2},
+        "phase 2 of 2 starts at step 7,038: 32,768 samples per step",
+    ),
     "checkpoint_saved": ({"step": 1200, "path": "x"}, "checkpoint saved at step 1,200"),
     "restarting": (
         {"message": "rank 1 disappeared", "budget": "retries.worker_lost 1 of 10"},

@@ -25,6 +25,7 @@ COMMANDS = (
     "logs",
     "stop",
     "export",
+    "fit-curve",
     "methods",
     "schema",
     "doctor",
@@ -45,8 +46,17 @@ def test_every_command_explains_itself(name: str, cli) -> None:
     answer = cli(name, "--help")
     assert answer.code == 0
     assert f"Usage: orchestrator {name}" in answer.out
-    assert "--set" in answer.out or name not in ("check", "plan", "run", "submit", "resume")
-    assert "--json" in answer.out or name not in ("check", "plan", "list", "status", "export", "methods", "doctor")
+    assert "--set" in answer.out or name not in ("check", "plan", "run", "submit", "resume", "fit-curve")
+    assert "--json" in answer.out or name not in (
+        "check",
+        "plan",
+        "list",
+        "status",
+        "export",
+        "fit-curve",
+        "methods",
+        "doctor",
+    )
 
 
 def test_version(cli) -> None:
@@ -183,20 +193,20 @@ def test_methods(cli) -> None:
     assert "lamb" in overview
     table = overview.partition("method and engine\n")[2].splitlines()
     assert [line.split() for line in table[:2]] == [
-        ["ddp", "fsdp2", "deepspeed", "deepspeed", "accelerate"],
-        ["zero_stage", "0", "zero_stage", "2"],
+        ["ddp", "fsdp2", "deepspeed", "deepspeed", "accelerate", "accelerate"],
+        ["zero_stage", "0", "zero_stage", "2", "FSDP", "DEEPSPEED"],
     ]
-    assert ["optimizer", "lamb", "yes", "no", "yes", "no", "no"] in [line.split() for line in table]
-    assert "  lamb requires whole_tensors of the engine" in table
+    assert ["optimizer", "came", "yes", "yes", "yes", "no", "yes", "no"] in [line.split() for line in table]
+    assert "  came requires rows of the engine" in table
     assert max(map(len, table)) <= 100
     assert (
-        "deepspeed (zero_stage 0) provides: changing_batch, uneven_batch, whole_tensors"
+        "deepspeed (zero_stage 0) provides: changing_batch, rows, uneven_batch, whole_tensors"
         in cli("methods", "deepspeed").out
     )
-    in_full = cli("methods", "lamb").out
-    assert "fsdp2 lacks: whole_tensors" in in_full
+    in_full = cli("methods", "came").out
+    assert "deepspeed (zero_stage 2) lacks: rows" in in_full
     assert "weight_decay" in in_full
-    assert "= 1e-06" in in_full
+    assert "= 0.0002" in in_full
     assert [row["name"] for row in json.loads(cli("methods", "lamb", "--json").out)] == ["lamb"]
 
 

@@ -37,3 +37,20 @@ def test_the_memory_of_a_worker_by_engine_and_number_of_workers(cli, storage: Pa
     # Two replica groups take an even number of workers.
     assert [" - " in row for row in rows] == [True, False] * 4
     assert max(map(len, (title, header, *rows))) <= 100
+
+
+def test_the_phases_of_a_training(cli, storage: Path) -> None:
+    small = "recipe.args={width: 32, depth: 1, max_bytes: 300000, sequence_length: 64, max_length: 256}"
+    sde = ("scaling.rule=sde", "optimizer={name: adamw, lr: 0.004, eps: 1e-6}", "schedule.warmup={fraction: 0.1}")
+    overrides = (part for value in (small, *sde) for part in ("--set", value))
+    out = cli("plan", TEXT.with_name("phases.yaml"), "--storage", storage, *overrides).out
+    assert "length         120 steps, 12,480 samples\n" in out
+    assert "memory per worker at the peak of the first phase" in out
+    header, first, second = out[out.index("PHASE") :].splitlines()[:3]
+    split = [[cell for cell in line.split("  ") if cell] for line in (header, first, second)]
+    cells = [[cell.strip() for cell in line] for line in split]
+    assert cells == [
+        ["PHASE", "LENGTH", "BATCH", "BACKWARDS PER STEP", "PEAK LR", "WARMUP", "BETAS", "EPS"],
+        ["1", "90 steps, 11,520 samples", "128", "1", "0.005657", "1,152 samples (9 steps)", "0.8, 0.998", "7.071e-07"],
+        ["2", "30 steps, 960 samples", "32", "1", "0.002828", "160 samples (5 steps)", "0.95, 0.9995", "1.414e-06"],
+    ]

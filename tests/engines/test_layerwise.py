@@ -18,7 +18,7 @@ STEPS = 20
 SETTINGS: dict[str, dict[str, Any]] = {
     "lamb": {"name": "lamb", "lr": 0.02, "weight_decay": 0.1},
     "lamb, deepspeed": {"name": "lamb", "lr": 0.02, "weight_decay": 0.1, "preset": "deepspeed"},
-    "lars": {"name": "lars", "lr": 2.0, "weight_decay": 0.01, "trust_coefficient": 0.01},
+    "lars": {"name": "lars", "lr": 0.5, "weight_decay": 0.01, "trust_coefficient": 0.04},
     "lars, normalized": {"name": "lars", "lr": 0.02, "weight_decay": 0.01, "momentum_style": "ema_normalized"},
     "lans": {"name": "lans", "lr": 0.02, "weight_decay": 0.1},
     "novograd": {"name": "novograd", "lr": 0.01, "weight_decay": 0.01},

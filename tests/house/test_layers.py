@@ -20,6 +20,7 @@ LAYERS = {
     "data": 2,
     "checkpoint": 2,
     "tracking": 2,
+    "simulate": 2,
     "train": 3,
     "schedule": 4,
     "launch": 5,

@@ -57,6 +57,17 @@ def test_expansion_never_shows_a_held_out_image(recipe: ModuleType) -> None:
     assert all(label_of[source] == label for source, label in zip(images.sources, images.labels, strict=True))
 
 
+def test_validation_takes_its_images_from_the_training_originals(recipe: ModuleType, cache: Path) -> None:
+    originals, held_out = recipe.split_originals()
+    train, validation = recipe.Digits(num_train_images=1437, validation=True).build_datasets()
+    assert len(validation) == 287
+    assert len(train) == 1437
+    sources = [set(part.with_format(None)["source"]) for part in (train, validation)]
+    assert sources[0] | sources[1] == set(originals.sources)
+    assert not sources[0] & sources[1]
+    assert not (sources[0] | sources[1]) & set(held_out.sources)
+
+
 def test_expansion_keeps_the_originals_and_changes_the_rest(recipe: ModuleType) -> None:
     train, _ = recipe.split_originals()
     images = recipe.expand(train, 4000, seed=0)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -52,9 +53,10 @@ def test_a_twentieth_of_the_files_is_held_out_by_name(recipe: ModuleType) -> Non
     texts = {f"{index}.py": f"text {index}".encode() for index in range(100)}
     train, held_out = recipe.split_files(texts)
     assert len(held_out) == 5
-    assert sorted(train + held_out) == sorted(texts.values())
+    assert not train.keys() & held_out.keys()
+    assert train | held_out == texts
     changed = {name: text + b" changed" for name, text in texts.items()}
-    assert recipe.split_files(changed)[1] == [text + b" changed" for text in held_out]
+    assert recipe.split_files(changed)[1].keys() == held_out.keys()
     assert [len(part) for part in recipe.split_files({"a.py": b"a", "b.py": b"b"})] == [1, 1]
 
 
@@ -71,6 +73,19 @@ def test_evaluation_is_spread_over_the_held_out_text(recipe: ModuleType) -> None
     assert len(train) > len(everything) > 100
     starts = [index * len(everything) // 10 for index in range(10)]
     assert torch.equal(few[:]["bytes"], torch.stack([everything[start]["bytes"] for start in starts]))
+
+
+def test_validation_never_shows_a_held_out_file(recipe: ModuleType) -> None:
+    def texts(*parts: datasets.Dataset) -> list[set[bytes]]:
+        return [{bytes(row.tolist()) for row in part[:]["bytes"]} for part in parts]
+
+    size = SMALL | {"sequence_length": 128, "num_evaluation_sequences": 10**9}
+    train, held_out = texts(*recipe.Text(**size).build_datasets())
+    kept, validation = texts(*recipe.Text(**size, validation=True).build_datasets())
+    assert len(kept) < len(train)
+    assert len(validation) > 10
+    assert not validation & (held_out | kept)
+    assert not kept & held_out
 
 
 def test_logits_depend_on_the_past_only(recipe: ModuleType) -> None:
@@ -122,6 +137,27 @@ def test_the_model_learns(recipe: ModuleType, tmp_path: Path) -> None:
 def test_the_spec_trains_this_recipe() -> None:
     spec = load_spec(FOLDER / "job.yaml").spec
     assert (spec.name, spec.recipe.target) == ("text-lamb", "recipe.py:Text")
+
+
+def test_a_model_for_longer_sequences_takes_those_of_every_phase(recipe: ModuleType) -> None:
+    short = recipe.Text(**SMALL, max_length=64)
+    long = recipe.Text(**{**SMALL, "sequence_length": 64}, max_length=64)
+    model = short.build_model()
+    assert model.position_embedding.weight.shape == (64, 16)
+    for text, length in ((short, 32), (long, 64)):
+        batch = text.build_datasets()[0][:2]
+        assert batch["bytes"].shape == (2, length + 1)
+        assert text.loss(model, batch)[0].isfinite()
+    with pytest.raises(ValueError, match=r"sequence_length value: 65\. Must be at most 64"):
+        recipe.Text(sequence_length=65, max_length=64)
+
+
+def test_without_a_longest_sequence_the_model_is_what_it_was(recipe: ModuleType) -> None:
+    torch.manual_seed(0)
+    expected = recipe.ByteTransformer(16, 2, 2, 32).state_dict()
+    torch.manual_seed(0)
+    got = recipe.Text(**SMALL).build_model().state_dict()
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
 
 
 def test_values_out_of_range_are_refused(recipe: ModuleType) -> None:

@@ -13,7 +13,8 @@ from orchestrator.data.sampler import split_micro_batches
 from orchestrator.launch import plan as plan_module
 from orchestrator.launch.memory import ask
 from orchestrator.launch.memory.step import optimizer_cost
-from orchestrator.launch.plan import batch_rows, make_plan, totals
+from orchestrator.launch.phases import phase_plans, totals
+from orchestrator.launch.plan import batch_rows, make_plan
 from orchestrator.launch.prepare import prepare
 from orchestrator.spec.load import dump_resolved
 
@@ -57,10 +58,44 @@ def test_the_plan_is_what_the_sampler_does(global_size, micro_size, load):
         (("train.steps=10",), (10, 1280)),
         (("train.steps=null", "train.samples=1000"), (8, 1000)),
         (("train.steps=null", "train.epochs=2"), (None, None)),
+        (("then=[{train: {steps: 3}, batch: {global_size: 32}}]",), (6, 3 * 128 + 3 * 32)),
+        (("then=[{train: {samples: 200}}]",), (5, 3 * 128 + 200)),
+        (("then=[{train: {epochs: 2}}]",), (None, None)),
     ],
 )
 def test_lengths(overrides, expected, load):
     assert totals(load("", overrides).spec) == expected
+
+
+PHASES = """
+optimizer: {name: adamw, lr: 0.01, eps: 1.0e-6}
+batch: {global_size: 256}
+scaling: {rule: sde, reference_batch: 64}
+schedule: {name: polynomial, warmup: {fraction: 0.1, scale_with_batch: true}}
+resources: {workers: 2}
+then:
+  - train: {epochs: 3}
+    batch: {global_size: 64, micro_size: 8}
+    optimizer: {lr: 0.002}
+"""
+
+
+def test_every_phase_by_hand(load):
+    """k is 4, so the warmup of a tenth grows to four tenths; then k is 1, and a tenth of three epochs stays one."""
+    first, second = phase_plans(load(PHASES, ("train.steps=10",)).spec)
+    assert (first.total_steps, first.total_samples, first.epochs, first.global_batch_size) == (10, 2560, None, 256)
+    assert (first.peak_lr, first.betas, first.eps) == (0.02, pytest.approx((0.6, 0.996)), 5e-7)
+    assert (first.warmup_samples, first.warmup_epochs) == (pytest.approx(0.4 * 2560), None)
+    assert (second.total_steps, second.total_samples, second.epochs, second.global_batch_size) == (None, None, 3, 64)
+    assert (second.peak_lr, second.betas, second.eps) == (0.002, pytest.approx((0.9, 0.999)), 1e-6)
+    assert (second.warmup_samples, second.warmup_epochs) == (None, pytest.approx(0.3))
+    assert (first.division.num_micro_batches, second.division.num_micro_batches) == (1, 4)
+
+
+def test_rules_that_leave_the_averages_alone_say_nothing_of_them(load):
+    (only,) = phase_plans(load("scaling: {rule: sqrt, reference_batch: 32}\n").spec)
+    assert (only.peak_lr, only.betas, only.eps) == (0.002, None, None)
+    assert (only.warmup_samples, only.warmup_epochs) == (0.0, None)
 
 
 COUNT_TENSORS = """
@@ -71,9 +106,10 @@ from orchestrator.train.activations import REST, Trace
 for path in sys.argv[1:]:
     config = load_recipe_job(path).optimizer
     model = torch.nn.Linear(50, 70, bias=False)
-    optimizer = load(OPTIMIZERS, config.name)(config, model)
+    optimizer = load(OPTIMIZERS, config.name)(config, model, None)
     model(torch.ones(1, 50)).sum().backward()
-    optimizer.step()
+    for _ in range(8):  # RAdam's first steps are plainer
+        optimizer.step()
     values = [v for v in optimizer.state[model.weight].values() if isinstance(v, torch.Tensor)]
     with Trace([model.weight, model.weight.grad, *values]) as trace:
         trace.enter(REST)
@@ -91,6 +127,20 @@ def test_optimizers_keep_and_compute_what_is_planned(load, tmp_path):
         "{name: adamw}": (2, 2),
         "{name: adamw, amsgrad: true}": (3, 2),
         "{name: lamb}": (2, 2),
+        "{name: adafactor}": (0, 1),
+        "{name: came}": (1, 2),
+        "{name: radam, weight_decay: 0.1}": (2, 6),
+        "{name: nadam, weight_decay: 0.1}": (2, 3),
+        "{name: adagrad, weight_decay: 0.1}": (1, 2),
+        "{name: lion}": (1, 1),
+        "{name: adabelief}": (2, 2),
+        "{name: adabelief, ams_bound: true}": (3, 2),
+        "{name: adopt}": (2, 1),
+        "{name: adabound}": (2, 1),
+        "{name: adabound, ams_bound: true}": (3, 1),
+        "{name: mars}": (3, 3),
+        "{name: dadapt_adam}": (3, 2),
+        "{name: prodigy}": (4, 1),
     }
     paths = []
     for number, (optimizer, counts) in enumerate(expected.items()):

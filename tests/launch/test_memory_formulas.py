@@ -62,6 +62,16 @@ def test_ddp_holds_everything_four_times_and_the_activations():
         assert ddp_peak(model(backwards=()), setting(optimizer=optimizer)).optimizer == 1760 + 2 * num_bytes
 
 
+def test_factored_moments_take_a_row_and_a_column_of_what_a_rank_holds():
+    came = OptimizerCost(moments=1, in_passing=0, at_once=False, factored=2)
+    shapes = ((), (7,), (10, 4), (3, 5, 2))
+    # A whole moment of everything, one more of scalars and vectors, two rows and columns of each matrix.
+    assert came.state_bytes(shapes) == 4 * (1 + 7 + 40 + 30 + 1 + 7 + 2 * (10 + 4) + 2 * 3 * (5 + 2))
+    # FSDP2 divides rows and with them the row means; every rank has the means of the columns: 3 workers, 4 rows each.
+    peak = fsdp2_peak(model(backwards=()), setting(3, optimizer=came), Fsdp2(name="fsdp2"))
+    assert peak.optimizer == 4 * (2 * (4 * 10 + 2 * (4 + 10)) + 4 * 2 + 2 * (4 + 2))
+
+
 def test_frozen_weights_have_neither_gradient_nor_state():
     frozen = model(parameters=(weight("0", 0, 10, 10), weight("1", 1, 10, 10, trainable=False)))
     peak = ddp_peak(frozen, setting())

@@ -75,7 +75,7 @@ def take_steps(root: str, device: str = "cpu") -> None:
         device=torch.device(device),
         nodes=("here",) * collectives.world_size,
     )
-    job = assemble(load_recipe_job(directory.resolved_spec), context, ListTracker())
+    job = next(assemble(load_recipe_job(directory.resolved_spec), context, ListTracker())).job
     with closing(job.data):
         for step in range(NUM_STEPS):
             _, micro_batches = job.data.step(job.controller.plan(StepStats(step=step, samples=0, loss=None)))

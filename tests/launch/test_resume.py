@@ -52,13 +52,28 @@ def test_resources_may_change_and_are_written_down(stopped):
     assert load_resolved(stopped.resolved_spec) == prepared.spec
 
 
-@pytest.mark.parametrize("override", ["train.steps=9", "batch.global_size=64", "optimizer.lr=0.5", "name=other"])
+@pytest.mark.parametrize(
+    "override",
+    ["train.steps=9", "batch.global_size=64", "optimizer.lr=0.5", "name=other", "then=[{train: {steps: 1}}]"],
+)
 def test_the_training_may_not_change(override, stopped):
     before = stopped.resolved_spec.read_text()
     with pytest.raises(UsageError, match=rf"^--set: {override.partition('=')[0]} would change the training"):
         prepare_resume(stopped, [override, "resources.workers=2"])
     assert stopped.resolved_spec.read_text() == before
     assert stopped.read_state()["phase"] == "stopped"
+
+
+def test_phases_may_not_change_either(load, storage):
+    job = prepare(load("then: [{train: {steps: 4}, batch: {micro_size: 2}}]\n"), storage).run_directory
+    job.update_state(phase="stopped", driver=dead_process())
+    for override in ("then.0.train.steps=5", "then.0.batch.micro_size=4", "then=[]"):
+        with pytest.raises(UsageError, match=r"^--set: then would change the training"):
+            prepare_resume(job, [override])
+    # What may change must still suit every phase.
+    with pytest.raises(SpecError, match=r"batch\.global_size = 128: 128 / 200 workers"):
+        prepare_resume(job, ["resources.workers=200"])
+    assert prepare_resume(job, ["resources.workers=2"]).spec.resources.workers == 2
 
 
 def test_what_may_change_is_not_part_of_the_training(load):

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from orchestrator.optim.schedules import SampleSchedule, scaling_factor, warmup_samples
-from orchestrator.spec.methods.schedules import Constant, Cosine, Polynomial, ScalingConfig, Warmup
+from orchestrator.optim.schedules import SampleSchedule
+from orchestrator.spec.methods.schedules import Constant, Cosine, Polynomial
 
 
 def rates(schedule, *, warmup=0.0, total=100, step=10):
@@ -36,25 +36,37 @@ def test_the_rate_depends_on_samples_not_on_steps() -> None:
     assert rule.lr(40, 10) == rule.lr(40, 60) == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize(
-    ("warmup", "expected"),
-    [
-        (None, 0.0),
-        (Warmup(steps=5), 320.0),
-        (Warmup(epochs=0.5), 500.0),
-        (Warmup(samples=77), 77.0),
-        (Warmup(fraction=0.25), 2500.0),
-    ],
-)
-def test_warmup_units(warmup: Warmup | None, expected: float) -> None:
-    assert warmup_samples(warmup, global_batch_size=64, epoch_samples=1000, total_samples=10_000) == expected
-
-
-def test_scaling_rules() -> None:
-    assert scaling_factor(ScalingConfig(), 1024) == 1.0
-    assert scaling_factor(ScalingConfig(rule="linear", reference_batch=128), 1024) == 8.0
-    assert scaling_factor(ScalingConfig(rule="sqrt", reference_batch=256), 1024) == 2.0
-
-
 def test_a_warmup_as_long_as_the_training_never_divides_by_zero() -> None:
     assert rates(Polynomial(name="polynomial"), warmup=100.0)[-1] == pytest.approx(2.0)
+
+
+def test_a_phase_counts_from_its_own_start() -> None:
+    """The same rates as of a training that starts there: the re-warmup begins at 0 again."""
+    arguments = {"peak_lr": 2.0, "warmup_samples": 30.0, "total_samples": 100}
+    alone = SampleSchedule(Polynomial(name="polynomial"), **arguments)
+    phase = SampleSchedule(Polynomial(name="polynomial"), **arguments, start_samples=70)
+    assert [phase.lr(70 + seen, 10) for seen in range(0, 100, 10)] == [alone.lr(seen, 10) for seen in range(0, 100, 10)]
+    assert phase.lr(70, 10) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup_steps", "peak"), [(7038, 2000, 6e-3), (1563, 200, 4e-3)], ids=["sequence 128", "sequence 512"]
+)
+def test_the_recipe_of_bert(steps: int, warmup_steps: int, peak: float) -> None:
+    """eta0 t / w up to step w, then eta0 (1 - (t - w) / (T - w)) from step w + 1 on, almost 0 in the last step.
+
+    The decay is over what the warmup leaves. Where it is over the whole training, as in BERT's own script, the rate
+    drops by w / T where the warmup ends.
+    """
+    size = 65536
+    rule = SampleSchedule(
+        Polynomial(name="polynomial", power=1.0),
+        peak_lr=peak,
+        warmup_samples=warmup_steps * size,
+        total_samples=steps * size,
+    )
+    got = [rule.lr(step * size, size) for step in range(steps)]
+    rising = [peak * (step + 1) / warmup_steps for step in range(warmup_steps)]
+    falling = [peak * (1 - step / (steps - warmup_steps)) for step in range(steps - warmup_steps)]
+    assert got == pytest.approx(rising + falling)
+    assert got[-1] == pytest.approx(peak / (steps - warmup_steps))

@@ -20,6 +20,8 @@ class Digits:
         batch_norm: put one in.
         dropout: probability of a dropout.
         record: append the ids of each loss to ``ids.<rank>`` beside this file.
+        num_train: samples to train on; evaluation keeps the last 297.
+        smoothing: label smoothing of the loss.
     """
 
     def __init__(
@@ -30,6 +32,8 @@ class Digits:
         batch_norm: bool = False,
         dropout: float = 0.0,
         record: bool = False,
+        num_train: int = 1500,
+        smoothing: float = 0.0,
     ) -> None:
         self.hidden = hidden
         self.sleep_s = sleep_s
@@ -38,6 +42,8 @@ class Digits:
         self.dropout = dropout
         self.num_calls = 0
         self.record = record
+        self.num_train = num_train
+        self.smoothing = smoothing
 
     def build_model(self) -> nn.Module:
         norm = nn.BatchNorm1d(self.hidden) if self.batch_norm else nn.LayerNorm(self.hidden)
@@ -51,7 +57,7 @@ class Digits:
             {"id": i, "image": torch.tensor(image, dtype=torch.float32) / 16, "label": int(label)}
             for i, (image, label) in enumerate(zip(bunch.data, bunch.target, strict=True))
         ]
-        return rows[:1500], rows[1500:]
+        return rows[: self.num_train], rows[1500:]
 
     def loss(self, model, batch):
         self.num_calls += 1
@@ -67,4 +73,7 @@ class Digits:
     def evaluate(self, model, batch):
         logits = model(batch["image"])
         accuracy = (logits.argmax(1) == batch["label"]).float().mean()
-        return {"loss": F.cross_entropy(logits, batch["label"]), "accuracy": accuracy.detach()}
+        return {
+            "loss": F.cross_entropy(logits, batch["label"], label_smoothing=self.smoothing),
+            "accuracy": accuracy.detach(),
+        }

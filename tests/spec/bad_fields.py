@@ -61,7 +61,7 @@ KEYS = [
         good("optimizer: {name: adamw, lrr: 0.1}"),
         "optimizer.lrr",
         "job.yaml:3: optimizer.lrr = 0.1: unknown key. "
-        "Legal: name, lr, decay_one_dimensional, betas, eps, weight_decay, amsgrad. Did you mean 'lr'?",
+        "Legal: name, lr, weight_decay, decay_one_dimensional, param_groups, betas, eps, amsgrad. Did you mean 'lr'?",
     ),
     BadSpec("misspelt length", "recipe: {target: recipe.py:Tiny}\ntrain: {stpes: 8}\n", "train.stpes", "mean 'steps'?"),
     BadSpec(

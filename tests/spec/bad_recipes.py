@@ -141,6 +141,24 @@ COMBINATIONS = [
         "no dampening",
     ),
     BadSpec(
+        "NVIDIA's LAMB without clipping",
+        good("optimizer: {name: lamb, preset: nvlamb}"),
+        "optimizer.preset",
+        "clips gradients to a global norm, and the spec does not. Legal: train.clip_grad_norm: 1.0 beside it",
+    ),
+    BadSpec(
+        "a range upside down",
+        good("optimizer: {name: lamb, trust_ratio_range: [2.0, 1.0]}"),
+        "optimizer.trust_ratio_range",
+        "the smallest value 2.0 is above the largest, 1.0",
+    ),
+    BadSpec(
+        "two ways to clip",
+        "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, clip_grad_norm: 1.0, auto_clip: {}}\n",
+        "train",
+        "at most one of clip_grad_norm, auto_clip",
+    ),
+    BadSpec(
         "missing data file", hugging_face("data_files: {train: a.json}"), "data.source.data_files.train", "no such file"
     ),
     BadSpec(
@@ -178,5 +196,128 @@ COMBINATIONS = [
         + "schedule: {name: cosine, warmup: {epochs: 1}}\n",
         "schedule.warmup.epochs",
         "no length",
+    ),
+]
+
+ADAMW_SDE = "optimizer: {name: adamw}\nscaling: {rule: sde, reference_batch: 128}\n"
+
+
+def phases(*later: str, lines: str = "") -> str:
+    """A good spec of 128 samples per step for 8 steps, with these phases after it."""
+    return good(f"{lines}then: [{', '.join(later)}]")
+
+
+SCALING = [
+    BadSpec("gain without noise scale", good("scaling: {rule: gain, reference_batch: 8}"), "scaling", "noise_scale"),
+    BadSpec(
+        "noise scale of another rule",
+        good("scaling: {rule: sqrt, reference_batch: 8, noise_scale: 9.0}"),
+        "scaling",
+        "rule 'sqrt' reads no noise_scale",
+    ),
+    BadSpec(
+        "betas below zero",
+        good(ADAMW_SDE + "batch: {global_size: 2048}"),
+        "batch.global_size",
+        "rule sde makes beta 0.9 into 1 - k (1 - beta) = 1 - 16 x 0.1 = -0.6 with k = 2048 / 128 = 16; "
+        "k (1 - beta) must be below 1. Legal: less than 1280, betas above 1 - 1/k = 0.9375, or scaling.rule: sqrt",
+    ),
+    # 10 x (1 - 0.9) is less than 1 in floating point.
+    BadSpec("beta of zero", good(ADAMW_SDE + "batch: {global_size: 1280}"), "batch.global_size", "less than 1280"),
+    BadSpec(
+        "sde without averages",
+        good("optimizer: sgd\nscaling: {rule: sde, reference_batch: 64}"),
+        "scaling.rule",
+        "sgd has no betas and no eps",
+    ),
+    BadSpec(
+        "sde without a number for eps",
+        good("optimizer: lamb\nscaling: {rule: sde, reference_batch: 64}"),
+        "optimizer.eps",
+        "null: rule sde divides it by k^0.5, k = 128 / 64 = 2. Legal: a number > 0",
+    ),
+    BadSpec(
+        "steps that grow",
+        good("schedule: {warmup: {steps: 2, scale_with_batch: true}}\nscaling: {reference_batch: 64}"),
+        "schedule.warmup",
+        "scale_with_batch needs a length in epochs, samples or fraction",
+    ),
+    BadSpec(
+        "growing without a reference",
+        good("schedule: {warmup: {samples: 2, scale_with_batch: true}}"),
+        "scaling.reference_batch",
+        "missing; schedule.warmup.scale_with_batch compares the batch with it",
+    ),
+    BadSpec(
+        "warmup grown over the training",
+        good("schedule: {warmup: {fraction: 0.6, scale_with_batch: true}}\nscaling: {reference_batch: 64}"),
+        "schedule.warmup.fraction",
+        "grown with the batch, 0.6 x 128 / 64 = 1.2 fraction, is longer than the whole training. Legal: at most 0.5",
+    ),
+]
+PHASES = [
+    BadSpec("phase without length", phases("{batch: {global_size: 8}}"), "then.0.train", "missing"),
+    BadSpec("phase of two lengths", phases("{train: {steps: 1, epochs: 1}}"), "then.0.train", "exactly one of"),
+    BadSpec("phase with a seed", phases("{train: {steps: 1, seed: 1}}"), "then.0.train.seed", "unknown key"),
+    BadSpec("phase with an engine", phases("{train: {steps: 1}, engine: ddp}"), "then.0.engine", "unknown key"),
+    BadSpec(
+        "phase of another optimizer",
+        phases("{train: {steps: 1}, optimizer: {name: sgd}}"),
+        "then.0.optimizer.name",
+        "unknown key",
+    ),
+    BadSpec("phase by itself", good("then: {train: {steps: 1}}"), "then", "a mapping. Legal: a list"),
+    BadSpec(
+        "schedule without name",
+        phases("{train: {steps: 1}, schedule: {power: 2.0}}"),
+        "then.0.schedule.name",
+        "missing. Legal: constant, cosine, polynomial",
+    ),
+    BadSpec(
+        "unknown schedule of a phase",
+        phases("{train: {steps: 1}, schedule: polynomal}"),
+        "then.0.schedule.name",
+        "Did you mean 'polynomial'?",
+    ),
+    BadSpec(
+        "unknown key of a phase's schedule",
+        phases("{train: {steps: 1}, schedule: {name: polynomial, pover: 2.0}}"),
+        "then.0.schedule.pover",
+        "Did you mean 'power'?",
+    ),
+    BadSpec(
+        "impossible batch of a phase",
+        phases(
+            "{train: {steps: 1}}", "{train: {steps: 1}, batch: {global_size: 4}}", lines="resources: {workers: 8}\n"
+        ),
+        "then.1.batch.global_size",
+        "= 4: 4 / 8 workers",
+    ),
+    BadSpec(
+        "inherited warmup is longer",
+        phases("{train: {steps: 3}}", lines="schedule: {warmup: {steps: 4}}\n"),
+        "then.0.schedule.warmup.steps",
+        "= 4: the warmup is longer than the training of 3 steps",
+    ),
+    BadSpec(
+        "unknown argument of a phase",
+        phases("{train: {steps: 1}, recipe: {args: {hiden: 1}}}"),
+        "then.0.recipe.args.hiden",
+        "Did you mean 'hidden'?",
+    ),
+    BadSpec(
+        "betas of a phase below zero",
+        phases("{train: {steps: 1}, batch: {global_size: 2048}}", lines=ADAMW_SDE),
+        "then.0.batch.global_size",
+        "rule sde makes beta 0.9",
+    ),
+    BadSpec(
+        "phase against DeepSpeed's configuration",
+        phases(
+            "{train: {steps: 1}, batch: {global_size: 64}}",
+            lines="engine: {name: deepspeed, config: {train_batch_size: 128}}\n",
+        ),
+        "engine.config.train_batch_size",
+        "in the phase then.0: ",
     ),
 ]

@@ -3,7 +3,7 @@
 from spec.bad_engines import ACCELERATE, DEEPSPEED, ENGINES
 from spec.bad_fields import KEYS, TYPES, VALUES
 from spec.bad_overrides import BASES, OVERRIDES
-from spec.bad_recipes import COMBINATIONS, RECIPES
+from spec.bad_recipes import COMBINATIONS, PHASES, RECIPES, SCALING
 from spec.bad_scripts import SCRIPT_FIELDS, SCRIPT_FILES
 from spec.bad_spec import BadSpec
 from spec.bad_yaml import FILES, YAML_VALUES
@@ -20,6 +20,8 @@ BAD_SPECS: list[BadSpec] = [
     *BASES,
     *RECIPES,
     *COMBINATIONS,
+    *SCALING,
+    *PHASES,
     *SCRIPT_FIELDS,
     *SCRIPT_FILES,
     *ENGINES,

@@ -205,9 +205,22 @@ def test_missing_capabilities_are_named() -> None:
     found = list(missing_capabilities("optimizer", Demanding(), Fsdp2(name="fsdp2")))
     assert [str(problem) for problem in found] == [
         'optimizer.name = "demanding": requires local_gradients, whole_tensors of the engine, '
-        "which fsdp2 does not provide. Legal: methods that need only changing_batch, uneven_batch"
+        "which fsdp2 does not provide. Legal: methods that need only changing_batch, rows, uneven_batch"
     ]
     assert list(missing_capabilities("optimizer", Demanding(), Ddp(name="ddp"))) == []
+
+
+def test_what_accelerate_provides_is_read_from_its_file(tmp_path: Path) -> None:
+    sections = {"optimizer": {"name": "came"}, "engine": {"name": "accelerate", "config": "accelerate.yaml"}}
+    (tmp_path / "accelerate.yaml").write_text("distributed_type: FSDP\n")
+    assert problems(tmp_path, **sections) == []
+    (tmp_path / "accelerate.yaml").write_text("distributed_type: DEEPSPEED\n")
+    (problem,) = problems(tmp_path, **sections)
+    reason = 'optimizer.name = "came": requires rows of the engine, which accelerate (DEEPSPEED) does not provide.'
+    assert problem.startswith(reason)
+    (tmp_path / "accelerate.yaml").unlink()
+    (problem,) = problems(tmp_path, **sections)
+    assert problem.startswith("engine.config = ")
 
 
 def hugging_face(folder: Path, **fields: Any) -> list[str]:
@@ -245,3 +258,23 @@ def test_data_files_are_looked_for_one_by_one(tmp_path: Path) -> None:
         line
         == f'data.source.data_files.train.1 = "b.json": no such file in {tmp_path}. Legal: a path or glob that exists'
     )
+
+
+def test_every_phase_is_checked_as_a_job_of_its_own_and_a_fault_is_told_once(tmp_path: Path) -> None:
+    """The second phase inherits the batch of the first, and the fault with it; the third has one of its own."""
+    later = [{"train": {"steps": 2}}, {"train": {"steps": 2}, "batch": {"global_size": 3}}]
+    lines = problems(tmp_path, batch={"global_size": 5}, resources={"workers": 6}, then=later)
+    assert [line.partition(":")[0] for line in lines] == ["batch.global_size = 5", "then.1.batch.global_size = 3"]
+
+
+def test_betas_that_the_rule_sde_can_scale(tmp_path: Path) -> None:
+    adam = {"optimizer": {"name": "adamw"}, "batch": {"global_size": 1024}}
+    assert problems(tmp_path, **adam, scaling={"rule": "sde", "reference_batch": 103}) == []
+    assert problems(tmp_path, **adam, scaling={"rule": "sde", "reference_batch": 4096}) == []
+
+
+def test_a_warmup_that_fits_as_it_grows(tmp_path: Path) -> None:
+    warmup = {"name": "cosine", "warmup": {"fraction": 0.25, "scale_with_batch": True}}
+    assert problems(tmp_path, schedule=warmup, scaling={"reference_batch": 32}) == []
+    (line,) = problems(tmp_path, schedule=warmup, scaling={"reference_batch": 31})
+    assert "0.25 x 128 / 31 = 1.032 fraction, is longer than the whole training. Legal: at most 0.2422" in line

@@ -41,19 +41,23 @@ def test_one_method_in_full() -> None:
 
 
 def test_what_is_required_of_and_provided_by_engines() -> None:
-    (lamb,) = methods("lamb")
+    (adafactor,) = methods("adafactor")
     (ddp,) = methods("ddp")
-    assert lamb.requires == ("whole_tensors",)
-    assert set(lamb.requires) <= set(ddp.provides["ddp"])
+    assert adafactor.requires == ("rows",)
+    assert set(adafactor.requires) <= set(ddp.provides["ddp"])
     assert ddp.requires == ()
-    assert (lamb.provides, ddp.lacking) == ({}, {})
+    assert (adafactor.provides, ddp.lacking) == ({}, {})
 
 
 def test_variants_of_an_engine_may_differ() -> None:
     (deepspeed,) = methods("deepspeed")
     undivided, divided = deepspeed.provides.values()
     assert list(deepspeed.provides) == ["deepspeed (zero_stage 0)", "deepspeed (zero_stage 2)"]
-    assert set(undivided) - set(divided) == {"whole_tensors"}
+    assert set(undivided) - set(divided) == {"whole_tensors", "rows"}
+    (accelerate,) = methods("accelerate")
+    by_rows, flat = accelerate.provides.values()
+    assert list(accelerate.provides) == ["accelerate (FSDP)", "accelerate (DEEPSPEED)"]
+    assert set(by_rows) - set(flat) == {"rows"}
 
 
 def test_what_engines_lack_is_what_check_reports() -> None:

@@ -41,6 +41,7 @@ def test_the_schema_is_a_schema() -> None:
         FULL,
         good("engine: ddp\noptimizer: lamb\ndata: {source: recipe}\nbatch: {controller: constant}"),
         good("optimizer: {lr: 0.1}\nschedule: {warmup: {steps: 3}}"),
+        good("then: [{train: {steps: 3}, schedule: cosine}, {train: {epochs: 1}, schedule: {name: polynomial}}]"),
         good("env: {A: null, B: x}\nbase: null"),
         "script: {path: train.py, args: [--epochs, 3, --lr, 1e-3]}\nresources: {workers: 2}\nenv: {A: x}\n",
         "base: ../bases/cpu.yaml\n",

@@ -81,7 +81,7 @@ class _Zero:
         self._numels = numels
         self._gradients = sum(numels) * FLOAT32_BYTES
         self._partition = ceil(sum(numels) / self._num_shards) * FLOAT32_BYTES
-        self._state = setting.optimizer.state_bytes(self._partition // FLOAT32_BYTES)
+        self._state = setting.optimizer.state_bytes([(self._partition // FLOAT32_BYTES,)])
         self._message = min(self._gradients, zero.reduce_bucket * FLOAT32_BYTES)
         self._bucket = zero.num_buckets * (zero.reduce_bucket * FLOAT32_BYTES if setting.on_gpu else self._message)
         self._accumulates = setting.num_micro_batches > 1

@@ -133,7 +133,7 @@ def checkpoint_copy(spec: JobSpec, model: Model) -> int:
     """Host memory of a rank's share of weights and optimizer state; replicas divide the writing among them."""
     if not spec.checkpoint.asynchronous:
         return 0
-    state = optimizer_cost(spec.optimizer, on_gpu=False).state_bytes(model.num_parameters)
+    state = optimizer_cost(spec.optimizer, on_gpu=False).state_bytes(p.shape for p in model.trainable)
     weights = sum(p.num_bytes for p in model.parameters) + model.buffer_bytes
     return ceil((weights + state) / spec.resources.workers)
 

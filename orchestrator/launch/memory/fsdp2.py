@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from orchestrator.launch.memory.model import NOTHING, REST, Memory, Model, Parameter, Segment, peak
 from orchestrator.launch.memory.step import Setting
@@ -59,10 +60,10 @@ class _Rank:
         self._backward = setting.backward(model, config.param_dtype)
         numbers = (REST, *range(model.num_units))
         self._units = {n: self._sizes([p for p in model.parameters if p.unit == n]) for n in numbers}
-        numels = [p.shard_numel(self._num_shards) for p in model.trainable]
+        shapes = [p.shard_shape(self._num_shards) for p in model.trainable]
         shards = sum(p.shard_numel(self._num_shards) * p.item_bytes for p in model.parameters)
-        self._shards = Memory(parameters=shards, optimizer=setting.optimizer.state_bytes(sum(numels)))
-        self._in_step = Memory(optimizer=setting.optimizer.step_bytes(numels))
+        self._shards = Memory(parameters=shards, optimizer=setting.optimizer.state_bytes(shapes))
+        self._in_step = Memory(optimizer=setting.optimizer.step_bytes([prod(shape) for shape in shapes]))
         self._buffers = Memory(parameters=model.buffer_bytes)
         self._gathered: set[int] = set()
         self._fetched = 0

@@ -32,13 +32,17 @@ class Parameter:
         """Size as a whole."""
         return self.numel * self.item_bytes
 
-    def shard_numel(self, num_shards: int) -> int:
-        """Elements of one shard: the rows of the first dimension are divided, and every shard is as long as the first.
+    def shard_shape(self, num_shards: int) -> tuple[int, ...]:
+        """Shape of one shard: the rows of the first dimension are divided, and every shard is as long as the first.
 
         A tensor without dimensions counts as one row.
         """
         rows, *rest = self.shape or (1,)
-        return ceil(rows / num_shards) * prod(rest)
+        return (ceil(rows / num_shards), *rest)
+
+    def shard_numel(self, num_shards: int) -> int:
+        """Elements of one shard."""
+        return prod(self.shard_shape(num_shards))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,9 +64,8 @@ def _arriving(model: Model, setting: Setting, gradients: int) -> Iterator[Memory
 
 
 def _replica(model: Model, optimizer: OptimizerCost) -> Memory:
-    trainable = sum(p.numel for p in model.trainable)
     weights = sum(p.num_bytes for p in model.parameters) + model.buffer_bytes
-    return Memory(parameters=weights, optimizer=optimizer.state_bytes(trainable))
+    return Memory(parameters=weights, optimizer=optimizer.state_bytes(p.shape for p in model.trainable))
 
 
 def _step_bytes(model: Model, optimizer: OptimizerCost) -> int:

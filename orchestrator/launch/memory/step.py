@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from orchestrator.launch.memory.model import Backward, Model
-from orchestrator.spec.methods.optimizers import AdamW, Lamb, Sgd
+from orchestrator.spec.methods.all_optimizers import OptimizerConfig
+from orchestrator.spec.methods.factored_optimizers import Adafactor, Came
+from orchestrator.spec.methods.optimizers import AdamW, Sgd
+from orchestrator.spec.methods.package_optimizers import AdaBelief, AdaBound, Mars, PackageOptimizer
 
 FLOAT32_BYTES = 4
+PACKAGES = {
+    "radam": (2, 6, 3),
+    "nadam": (2, 3, 2),
+    "adagrad": (1, 2, 2),
+    "lion": (1, 1, 1),
+    "adabelief": (2, 2, 2),
+    "adopt": (2, 1, 2),
+    "adabound": (2, 1, 1),
+    "mars": (3, 3, 3),
+    "dadapt_adam": (3, 2, 2),
+    "prodigy": (4, 1, 2),
+    "muon": (2, 2, 4),
+}
+"""Moments, and the most tensors in passing: where a step works on one tensor after another, and where on all at once.
+Muon keeps one moment of matrices and two of the rest; what is the rest is not known here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +40,17 @@ class OptimizerCost:
     """Tensors of the size of one parameter that its step computes and drops."""
     at_once: bool
     """Whether the step works on all tensors at once, not on one after another."""
+    factored: int = 0
+    """Moments that it keeps as a row and a column of each matrix; one of them as a whole of other tensors."""
 
-    def state_bytes(self, numel: int) -> int:
-        """State of so many elements."""
-        return self.moments * numel * FLOAT32_BYTES
+    def state_bytes(self, shapes: Iterable[Sequence[int]]) -> int:
+        """State for what a rank holds of the parameters: tensors of these shapes."""
+        return sum(self.moments * prod(shape) + self._factored_numel(shape) for shape in shapes) * FLOAT32_BYTES
+
+    def _factored_numel(self, shape: Sequence[int]) -> int:
+        if len(shape) < 2:
+            return min(self.factored, 1) * prod(shape)
+        return self.factored * prod(shape[:-2]) * (shape[-2] + shape[-1])
 
     def step_bytes(self, numels: Sequence[int]) -> int:
         """Most that a step computes in passing for tensors of so many elements."""
@@ -52,11 +78,27 @@ class Setting:
         return 0 if self.on_gpu or self.workers == 1 else message_bytes
 
 
-def optimizer_cost(optimizer: Sgd | AdamW | Lamb, *, on_gpu: bool) -> OptimizerCost:
+def optimizer_cost(optimizer: OptimizerConfig, *, on_gpu: bool) -> OptimizerCost:
     """What the spec's optimizer holds. torch's own optimizers work on all tensors at once on a GPU."""
     if isinstance(optimizer, Sgd):
         decays = optimizer.weight_decay > 0
         return OptimizerCost(moments=1 if optimizer.momentum else 0, in_passing=int(decays), at_once=on_gpu)
     if isinstance(optimizer, AdamW):
         return OptimizerCost(moments=3 if optimizer.amsgrad else 2, in_passing=1 if on_gpu else 2, at_once=on_gpu)
+    if isinstance(optimizer, Adafactor):
+        return OptimizerCost(moments=0, in_passing=1, at_once=False, factored=1)
+    if isinstance(optimizer, Came):
+        return OptimizerCost(moments=1, in_passing=2, at_once=False, factored=2)
+    if isinstance(optimizer, PackageOptimizer):
+        return _package_cost(optimizer, on_gpu=on_gpu)
     return OptimizerCost(moments=2, in_passing=2, at_once=False)
+
+
+def _package_cost(optimizer: PackageOptimizer, *, on_gpu: bool) -> OptimizerCost:
+    moments, one_by_one, at_once = PACKAGES[optimizer.name]
+    bounded = isinstance(optimizer, AdaBelief | AdaBound) and optimizer.ams_bound
+    loops = isinstance(optimizer, AdaBelief) and (optimizer.rectify or optimizer.ams_bound)
+    if isinstance(optimizer, Mars) and optimizer.mars_type == "shampoo":
+        loops, one_by_one = True, 4
+    batched = on_gpu and not loops
+    return OptimizerCost(moments=moments + bounded, in_passing=at_once if batched else one_by_one, at_once=batched)

@@ -85,6 +85,12 @@ class LambKernels(Protocol):
         """Both for tensors that no rank shares; returns the sums, [n, 2]."""
 
 
+def lie_alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors of one shape have their elements in the same order in memory, without gaps."""
+    order = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensors[0].dim(), torch.contiguous_format)
+    return any(all(t.is_contiguous(memory_format=form) for t in tensors) for form in (torch.contiguous_format, order))
+
+
 def trust_ratios(sums: Tensor, coefficients: Sequence[Coefficients]) -> Tensor:
     """phi(||p||) / ||u|| within its bounds, 1 where a norm is 0 or the tensor is not adapted.
 

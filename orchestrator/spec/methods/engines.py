@@ -11,6 +11,8 @@ from orchestrator.spec.section import Patterns, PositiveInt, Section
 
 WHOLE_TENSORS = "whole_tensors"
 """The optimizer sees every tensor as a whole: norms of a tensor need no communication."""
+ROWS = "rows"
+"""The optimizer sees whole rows: tensors are whole, or divided between elements of their first dimension."""
 LOCAL_GRADIENTS = "local_gradients"
 """A rank's own gradient exists as a whole before it is summed over ranks."""
 EXACT_BATCH = frozenset({"changing_batch", "uneven_batch"})
@@ -49,7 +51,7 @@ class Ddp(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {WHOLE_TENSORS, LOCAL_GRADIENTS}
+        return EXACT_BATCH | {WHOLE_TENSORS, ROWS, LOCAL_GRADIENTS}
 
 
 class Mesh(Section):
@@ -91,7 +93,7 @@ class Fsdp2(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH
+        return EXACT_BATCH | {ROWS}
 
 
 class DeepSpeed(Engine):
@@ -112,7 +114,7 @@ class DeepSpeed(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {WHOLE_TENSORS} if self.zero_stage == 0 else EXACT_BATCH
+        return EXACT_BATCH | {WHOLE_TENSORS, ROWS} if self.zero_stage == 0 else EXACT_BATCH
 
     @property
     def title(self) -> str:
@@ -123,7 +125,10 @@ class DeepSpeed(Engine):
 class Accelerate(Engine):
     """FSDP2 or DeepSpeed as Hugging Face Accelerate sets them up, for teams with Accelerate configurations."""
 
-    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"config": {"distributed_type": "FSDP"}},)
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"config": {"distributed_type": "FSDP"}},
+        {"config": {"distributed_type": "DEEPSPEED"}},
+    )
     name: Literal["accelerate"]
     config: Annotated[dict[str, Any] | str, Field(examples=["accelerate.yaml"])]
     """Accelerate's configuration as `accelerate config` writes it, inline or a YAML file next to the spec:
@@ -132,8 +137,17 @@ class Accelerate(Engine):
 
     @property
     def provides(self) -> frozenset[str]:
+        """See the base class; what a file says is not known here."""
+        return EXACT_BATCH | {ROWS} if self._kind == "FSDP" else EXACT_BATCH
+
+    @property
+    def title(self) -> str:
         """See the base class."""
-        return EXACT_BATCH
+        return self.name if self._kind is None else f"{self.name} ({self._kind})"
+
+    @property
+    def _kind(self) -> Any:
+        return self.config.get("distributed_type") if isinstance(self.config, dict) else None
 
 
 EngineConfig = Annotated[Ddp | Fsdp2 | DeepSpeed | Accelerate, Field(discriminator="name")]

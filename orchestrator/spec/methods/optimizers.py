@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from orchestrator.spec.section import (
     Betas,
@@ -88,7 +88,13 @@ class AdamW(OptimizerBase):
     """Use the maximum of past second moments."""
 
 
-Range = Annotated[tuple[NonNegativeFloat, PositiveFloat], BeforeValidator(list_to_tuple)]
+def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the smallest value {bounds[0]} is above the largest, {bounds[1]}")
+    return bounds
+
+
+Range = Annotated[tuple[NonNegativeFloat, PositiveFloat], BeforeValidator(list_to_tuple), AfterValidator(_in_order)]
 """Smallest and largest value."""
 
 

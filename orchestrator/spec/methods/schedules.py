@@ -20,10 +20,18 @@ class Warmup(Section):
     """Length in samples."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Length as a share of the whole training, in (0, 1]."""
+    scale_with_batch: bool = False
+    """Whether the length is that of scaling.reference_batch and grows with the batch: times batch.global_size /
+    reference_batch, the linear-epoch warmup. Not with steps, which grow with the batch as they are."""
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
         exactly_one(self, ("steps", "epochs", "samples", "fraction"))
+        if self.scale_with_batch and self.steps is not None:
+            raise ValueError(
+                "scale_with_batch needs a length in epochs, samples or fraction: the samples of "
+                f"{self.steps} steps grow with the batch already"
+            )
         return self
 
 
@@ -62,15 +70,24 @@ ScheduleConfig = Annotated[Constant | Polynomial | Cosine, Field(discriminator="
 
 
 class ScalingConfig(Section):
-    """How the rate grows with the batch: lr x rule(global_size / reference_batch)."""
+    """How the rate grows with the batch: lr x rule(k), where k = batch.global_size / reference_batch."""
 
-    rule: Literal["none", "linear", "sqrt"] = "none"
-    """none: 1; linear: k; sqrt: k^0.5, where k = batch.global_size / reference_batch."""
+    rule: Literal["none", "linear", "sqrt", "sde", "gain"] = "none"
+    """none: 1; linear: k; sqrt: k^0.5; sde: k^0.5, with every beta of the optimizer turned into 1 - k (1 - beta) and
+    its eps into eps / k^0.5; gain: k (phi + reference_batch) / (phi + batch.global_size), phi = noise_scale."""
     reference_batch: PositiveInt | None = None
-    """Global batch size at which optimizer.lr was tuned, in samples; needed by every rule but none."""
+    """Global batch size at which the optimizer was tuned, in samples; needed by every rule but none, and by
+    schedule.warmup.scale_with_batch."""
+    noise_scale: PositiveFloat | None = None
+    """Gradient noise scale in samples: variance of one sample's gradient over the squared norm of the mean gradient.
+    Needed by gain and read by no other rule."""
 
     @model_validator(mode="after")
-    def _reference(self) -> Self:
+    def _what_the_rule_reads(self) -> Self:
         if self.rule != "none" and self.reference_batch is None:
             raise ValueError(f"rule {self.rule!r} needs reference_batch, the batch size at which lr was tuned")
+        if self.rule == "gain" and self.noise_scale is None:
+            raise ValueError("rule 'gain' needs noise_scale, the gradient noise scale in samples")
+        if self.rule != "gain" and self.noise_scale is not None:
+            raise ValueError(f"rule {self.rule!r} reads no noise_scale; leave it out, or take rule gain")
         return self

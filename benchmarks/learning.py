@@ -1,0 +1,332 @@
+"""What does a larger batch cost in quality, with LAMB and LARS and with AdamW and SGD under the same rules?
+
+Real data (digits, text), a fixed number of epochs, global batches from 128 to 8,192. Every run is one of the ready
+specs `jobs/<data>/large_batch_<optimizer>.yaml` with overrides as of `--set`, trained by the product's own loop in one
+process of one thread. The specs hold the rules: rate x sqrt(batch / 128), warmup in epochs proportional to the batch,
+linear decay to 0.
+
+1. The rate is chosen at batch 128: `GRID` times the optimizer's `CENTERS`, seed 0, on a validation split that takes no
+   part in what is reported.
+2. The table: that rate under the rules, every batch, `SEEDS`, on the test split. SGD also with its own linear rule.
+3. The rate is chosen anew at the largest batch, by the same grid around what the sqrt rule gave, and reported likewise.
+
+Every run is a line of a JSON-lines file as soon as it ends; an interrupted benchmark goes on from there.
+
+    python benchmarks/learning.py --runs runs/learning.jsonl --processes 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.errors import RecipeError
+from orchestrator.core.run_directory import RunDirectory, read_json_lines
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.load import load_spec
+from orchestrator.train.assemble import assemble
+from orchestrator.train.context import RankContext
+from orchestrator.train.phases import train_phases
+
+ROOT = Path(__file__).parents[1]
+CHOICE = "eval/loss"
+"""What a rate is chosen by: of 287 images, accuracy sees too little."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A number that is reported."""
+
+    title: str
+    data: str
+    metric: str
+    scale: float
+    decimals: int
+
+    def cell(self, found: list[dict[str, float] | None]) -> str:
+        """Mean and (smallest - largest) over the seeds; diverged runs are counted, not averaged."""
+        values = [self.scale * metrics[self.metric] for metrics in found if metrics is not None]
+        if not values:
+            return "diverged"
+        text = f"{sum(values) / len(values):.{self.decimals}f}"
+        if len(found) > 1:
+            text += f" ({min(values):.{self.decimals}f} - {max(values):.{self.decimals}f})"
+        return text if len(values) == len(found) else f"{text}, {len(found) - len(values)} of {len(found)} diverged"
+
+
+REPORTED = (
+    Reported("Digits: accuracy in % on 360 held-out originals", "digits", "eval/accuracy", 100.0, 2),
+    Reported("Digits: loss in nats on the same images", "digits", "eval/loss", 1.0, 4),
+    Reported("Text: loss in nats per byte on held-out files", "text", "eval/loss", 1.0, 3),
+)
+BATCHES = (128, 512, 2048, 8192)
+ROOT_OF_LARGEST = math.sqrt(BATCHES[-1] / BATCHES[0])
+"""The sqrt rule's factor at the largest batch."""
+SEEDS = (0, 1, 2)
+GRID = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
+CENTERS = {
+    "digits": {"lamb": 0.02, "lars": 0.1, "adamw": 0.003, "sgd": 0.1},
+    "text": {"lamb": 0.02, "lars": 0.3, "adamw": 0.006, "sgd": 1.0},
+}
+"""Rates at batch 128 around which each optimizer's grid lies."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what differs from the ready spec."""
+
+    data: str
+    optimizer: str
+    batch: int
+    lr: float
+    """At the reference batch, before the scaling rule."""
+    rule: str = "sqrt"
+    seed: int = 0
+    validation: bool = False
+
+    @property
+    def spec(self) -> Path:
+        """The ready spec."""
+        return ROOT / "jobs" / self.data / f"large_batch_{self.optimizer}.yaml"
+
+    @property
+    def overrides(self) -> list[str]:
+        """As of ``--set``."""
+        return [
+            f"batch.global_size={self.batch}",
+            f"optimizer.lr={self.lr!r}",
+            f"scaling.rule={self.rule}",
+            f"train.seed={self.seed}",
+            f"recipe.args.validation={str(self.validation).lower()}",
+            "checkpoint.every=null",
+        ]
+
+
+Result = dict[str, Any]
+
+
+class LastEvaluation:
+    """A tracker that keeps the step and the evaluation of the last line."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.metrics: dict[str, float] = {}
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """See ``core.protocols.Tracker``."""
+        self.step = step
+        self.metrics = {name: value for name, value in metrics.items() if name.startswith("eval/")}
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None:
+        """See ``core.protocols.Tracker``."""
+
+    def close(self) -> None:
+        """See ``core.protocols.Tracker``."""
+
+
+def train(run: Run, *more: str) -> tuple[Run, Result]:
+    """Train in this process, with more overrides; a run whose loss is no longer finite has diverged."""
+    torch.set_num_threads(1)
+    loaded = load_spec(run.spec, [*run.overrides, *more])
+    assert isinstance(loaded.spec, JobSpec)
+    # The recipes of both data sets are modules of one name.
+    sys.modules.pop("recipe", None)
+    sys.path[:] = [path for path in sys.path if not path.endswith("/code")]
+    tracker, started = LastEvaluation(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        directory = RunDirectory(folder)
+        directory.code.symlink_to(loaded.folder)
+        directory.update_state(phase="running", attempts=1)
+        context = RankContext(
+            run_directory=directory,
+            attempt=1,
+            collectives=Collectives(),
+            device=torch.device("cpu"),
+            nodes=("here",),
+        )
+        try:
+            train_phases(assemble(loaded.spec, context, tracker), context, tracker)
+        except RecipeError as error:
+            if not str(error).startswith("The loss is "):
+                raise
+    has_diverged = not math.isfinite(tracker.metrics.get(CHOICE, math.nan))
+    return run, {
+        "metrics": None if has_diverged else tracker.metrics,
+        "steps": tracker.step,
+        "cpu_s": round(time.process_time() - started, 2),
+    }
+
+
+class Runs:
+    """All runs that have been made, and their file.
+
+    Args:
+        path: JSON lines; need not exist.
+        processes: runs at one time.
+    """
+
+    def __init__(self, path: Path, processes: int) -> None:
+        self._path = path
+        self._processes = processes
+        self.results = {Run(**line["run"]): line["result"] for line in read_json_lines(path)}
+
+    def make(self, wanted: Iterable[Run]) -> None:
+        """Make those that the file does not hold yet."""
+        missing = [run for run in dict.fromkeys(wanted) if run not in self.results]
+        if not missing:
+            return
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(self._processes) as pool, self._path.open("a", encoding="utf-8") as stream:
+            for run, result in pool.imap_unordered(train, missing):
+                self.results[run] = result
+                stream.write(json.dumps({"run": asdict(run), "result": result}) + "\n")
+                stream.flush()
+                print(run, result, flush=True)
+
+    def steps(self, cell: Iterable[Run]) -> int:
+        """Steps of a whole training: those of the run that got farthest."""
+        return max(int(self.results[run]["steps"]) for run in cell)
+
+    def best(self, grid: Iterable[Run]) -> float:
+        """The rate of the run with the smallest loss.
+
+        Raises:
+            ValueError: where all of them diverged.
+        """
+        losses = {run.lr: metrics[CHOICE] for run in grid if (metrics := self.results[run]["metrics"]) is not None}
+        return min(losses, key=lambda lr: losses[lr])
+
+
+def grid(data: str, optimizer: str, batch: int, center: float) -> list[Run]:
+    """The runs among which a rate is chosen."""
+    # Six digits: what a person would write into a spec.
+    return [Run(data, optimizer, batch, float(f"{center * factor:.6g}"), validation=True) for factor in GRID]
+
+
+def table(data: str, optimizer: str, lr: float, rule: str) -> list[list[Run]]:
+    """The reported runs of one row: for each batch, the seeds. At the reference batch all rules are one."""
+    return [
+        [Run(data, optimizer, batch, lr, "sqrt" if batch == BATCHES[0] else rule, seed) for seed in SEEDS]
+        for batch in BATCHES
+    ]
+
+
+class Study:
+    """The three stages on one data set, and their tables. Makes the runs that are missing.
+
+    Args:
+        data: the data set.
+        runs: all runs so far.
+    """
+
+    def __init__(self, data: str, runs: Runs) -> None:
+        self._runs = runs
+        self._data = data
+        self._grids = {name: grid(data, name, BATCHES[0], center) for name, center in CENTERS[data].items()}
+        self._lr = self._choose(self._grids)
+        self._tables = {
+            (name, rule): table(data, name, lr, rule)
+            for name, lr in self._lr.items()
+            for rule in (("sqrt", "linear") if name == "sgd" else ("sqrt",))
+        }
+        runs.make(run for cells in self._tables.values() for cell in cells for run in cell)
+        self._grids_at_largest = {name: grid(data, name, BATCHES[-1], lr) for name, lr in self._lr.items()}
+        self._lr_at_largest = self._choose(self._grids_at_largest)
+        self._at_largest = {
+            name: [Run(data, name, BATCHES[-1], lr, seed=seed) for seed in SEEDS]
+            for name, lr in self._lr_at_largest.items()
+        }
+        runs.make(run for cell in self._at_largest.values() for run in cell)
+
+    def report(self) -> Iterator[str]:
+        """The tables of every number that is reported."""
+        for what in (each for each in REPORTED if each.data == self._data):
+            yield from (f"## {what.title}", "", *self._table(what), "")
+            yield from (f"Rate chosen anew at batch {BATCHES[-1]:,} by the same grid:", "")
+            yield from (*self._table_at_largest(what), "")
+            yield from ("The grids: one seed on the validation split, by the rate's factor from the center.", "")
+            yield from (*self._table_of_grids(what), "")
+
+    def _choose(self, grids: dict[str, list[Run]]) -> dict[str, float]:
+        self._runs.make(run for runs in grids.values() for run in runs)
+        return {name: self._runs.best(runs) for name, runs in grids.items()}
+
+    def _table(self, what: Reported) -> Iterator[str]:
+        first = next(iter(self._tables.values()))
+        heads = [f"{cell[0].batch:,} ({self._runs.steps(cell)} steps)" for cell in first]
+        yield from table_head("optimizer, rule", f"rate at {BATCHES[0]}", *heads)
+        for (name, rule), cells in self._tables.items():
+            yield table_row(f"{name}, {rule}", f"{self._lr[name]:.3g}", *self._cells(what, cells))
+
+    def _table_at_largest(self, what: Reported) -> Iterator[str]:
+        yield from table_head("optimizer", "rate by the sqrt rule", "rate chosen", f"{BATCHES[-1]:,}")
+        for name, cell in self._at_largest.items():
+            rates = [f"{lr[name] * ROOT_OF_LARGEST:.3g}" for lr in (self._lr, self._lr_at_largest)]
+            yield table_row(name, *rates, *self._cells(what, [cell]))
+
+    def _table_of_grids(self, what: Reported) -> Iterator[str]:
+        yield from table_head("optimizer, batch", "center", *(f"x {factor:.2g}" for factor in GRID))
+        for batch, grids, factor in (
+            (BATCHES[0], self._grids, 1.0),
+            (BATCHES[-1], self._grids_at_largest, ROOT_OF_LARGEST),
+        ):
+            for name, runs in grids.items():
+                center = f"{runs[len(GRID) // 2].lr * factor:.3g}"
+                yield table_row(f"{name}, {batch:,}", center, *self._cells(what, [[run] for run in runs]))
+
+    def _cells(self, what: Reported, cells: list[list[Run]]) -> list[str]:
+        return [what.cell([self._runs.results[run]["metrics"] for run in cell]) for cell in cells]
+
+
+def table_head(*titles: str) -> Iterator[str]:
+    yield table_row(*titles)
+    yield "|---" * len(titles) + "|"
+
+
+def table_row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "learning.jsonl", help="JSON lines, added to")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=None, help="default: a dated file beside this script")
+    options = parser.parse_args()
+    options.runs.parent.mkdir(parents=True, exist_ok=True)
+    runs = Runs(options.runs, options.processes)
+    tables = [line for data in CENTERS for line in Study(data, runs).report()]
+    cpu_s = sum(result["cpu_s"] for result in runs.results.values())
+    text = "\n".join(
+        [
+            "# Quality against the batch, with a fixed number of epochs",
+            "",
+            f"`python benchmarks/learning.py --processes {options.processes}`, {date.today()}, {platform.machine()}, "
+            f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}.",
+            f"{len(runs.results)} runs, {cpu_s:.0f} s of CPU time, one thread each.",
+            "",
+            *tables,
+        ]
+    )
+    default = ROOT / "benchmarks" / f"learning_{os.cpu_count()}-core-cpu_{date.today()}.md"
+    (options.output or default).write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

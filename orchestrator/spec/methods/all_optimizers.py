@@ -1,0 +1,16 @@
+"""Every optimizer that a spec may name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator.spec.methods.factored_optimizers import FactoredOptimizer
+from orchestrator.spec.methods.layerwise_optimizers import LayerwiseOptimizer
+from orchestrator.spec.methods.optimizers import OwnOptimizer
+from orchestrator.spec.methods.package_optimizers import PackageOptimizer
+
+OptimizerConfig = Annotated[
+    OwnOptimizer | LayerwiseOptimizer | FactoredOptimizer | PackageOptimizer, Field(discriminator="name")
+]

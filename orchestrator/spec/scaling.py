@@ -1,0 +1,88 @@
+"""What the size of the batch makes of the learning rate, of an optimizer's averages and of the warmup.
+
+With k = global batch size / reference batch, and phi the noise scale:
+
+    none 1    linear k    sqrt k^0.5    gain k (phi + B0) / (phi + B)
+    sde  k^0.5, beta -> 1 - k (1 - beta) for every beta, eps -> eps / k^0.5
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from orchestrator.spec.methods.all_optimizers import OptimizerConfig
+from orchestrator.spec.methods.schedules import ScalingConfig, Warmup
+
+
+def batch_ratio(scaling: ScalingConfig, global_batch_size: int) -> float:
+    """k, the batch over the reference batch; 1 without a reference."""
+    return 1.0 if scaling.reference_batch is None else global_batch_size / scaling.reference_batch
+
+
+def scaling_factor(scaling: ScalingConfig, global_batch_size: int) -> float:
+    """Factor on the learning rate."""
+    k = batch_ratio(scaling, global_batch_size)
+    match scaling.rule:
+        case "none":
+            return 1.0
+        case "linear":
+            return k
+        case "sqrt" | "sde":
+            return math.sqrt(k)
+        case "gain":
+            phi, reference = scaling.noise_scale, scaling.reference_batch
+            assert phi is not None  # the section itself asks for both
+            assert reference is not None
+            return k * (phi + reference) / (phi + global_batch_size)
+
+
+def scaled_beta(beta: float, k: float) -> float:
+    """1 - k (1 - beta): a running average that forgets k times as fast per step, so equally fast per sample."""
+    return 1 - k * (1 - beta)
+
+
+def scaled_optimizer(optimizer: OptimizerConfig, scaling: ScalingConfig, global_batch_size: int) -> OptimizerConfig:
+    """The optimizer as it trains with a batch: its own numbers scaled by the rule.
+
+    Args:
+        optimizer: as the spec has it, tuned at the reference batch; under sde with betas and eps.
+        scaling: the rule; under sde every k (1 - beta) is below 1, see ``check``.
+        global_batch_size: in samples.
+    """
+    numbers = dict(optimizer)
+    scaled: dict[str, Any] = {"lr": optimizer.lr * scaling_factor(scaling, global_batch_size)}
+    if scaling.rule == "sde":
+        k = batch_ratio(scaling, global_batch_size)
+        scaled["betas"] = tuple(scaled_beta(beta, k) for beta in numbers["betas"])
+        scaled["eps"] = numbers["eps"] / math.sqrt(k)
+    return optimizer.model_copy(update=scaled)
+
+
+def warmup_factor(warmup: Warmup, scaling: ScalingConfig, global_batch_size: int) -> float:
+    """By how much the batch makes the warmup longer: k under ``scale_with_batch``, else 1."""
+    return batch_ratio(scaling, global_batch_size) if warmup.scale_with_batch else 1.0
+
+
+def warmup_samples(
+    warmup: Warmup | None, scaling: ScalingConfig, *, global_batch_size: int, epoch_samples: int, total_samples: int
+) -> float:
+    """Length of the warmup in samples; 0 without one.
+
+    Args:
+        warmup: as the spec has it.
+        scaling: holds the reference batch.
+        global_batch_size: in samples.
+        epoch_samples: samples of one pass over the training data; read only where the warmup is in epochs.
+        total_samples: length of the training.
+    """
+    if warmup is None:
+        return 0.0
+    if warmup.steps is not None:
+        return float(warmup.steps * global_batch_size)
+    factor = warmup_factor(warmup, scaling, global_batch_size)
+    if warmup.epochs is not None:
+        return factor * warmup.epochs * epoch_samples
+    if warmup.samples is not None:
+        return factor * warmup.samples
+    return factor * (warmup.fraction or 0.0) * total_samples
