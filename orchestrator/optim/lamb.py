@@ -105,8 +105,8 @@ class Lamb(LayerwiseBase):
         return {"exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
 
     def _update(self, parts: list[Part], reduction: Reduction) -> None:
-        coefficients = [self._coefficients(part) for part in parts]
         states = [self.state[part.tensor] for part in parts]
+        coefficients = self._coefficients(parts)
         batch = LambBatch(
             p=[part.of(part.tensor) for part in parts],
             g=[part.gradient() for part in parts],
@@ -123,10 +123,18 @@ class Lamb(LayerwiseBase):
             sums = self._kernels.update(batch)
         self._remember(parts, lambda: _describe(sums, coefficients))
 
-    def _coefficients(self, part: Part) -> Coefficients:
-        group, variant = part.group, self.variant
+    def _coefficients(self, parts: list[Part]) -> list[Coefficients]:
+        """The numbers of every part's step: the same for all parts of a group that have taken as many steps."""
+        made: dict[tuple[int, int], Coefficients] = {}
+        keys = [(id(part.group), int(self.state[part.tensor]["step"])) for part in parts]
+        for key, part in zip(keys, parts, strict=True):
+            if key not in made:
+                made[key] = self._numbers(part.group, step=key[1])
+        return [made[key] for key in keys]
+
+    def _numbers(self, group: dict[str, Any], step: int) -> Coefficients:
+        variant = self.variant
         beta1, beta2 = group["betas"]
-        step = int(self.state[part.tensor]["step"])
         correction1, correction2 = 1 - beta1**step, 1 - beta2**step
         lr = float(group["lr"])
         if variant.bias_correction == "learning_rate":

@@ -14,7 +14,7 @@ flat partitions (ZeRO) are told by ``attach``, and whatever else is whole.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -124,8 +124,7 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
                 loss = closure()
         parts, reduction = self._call()
         if parts:
-            for tensor in {id(part.tensor): part.tensor for part in parts}.values():
-                self._count_step(tensor)
+            self._count_step({id(part.tensor): part.tensor for part in parts}.values())
             self._update(parts, reduction)
         return loss
 
@@ -137,12 +136,12 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
     def _new_state(self, tensor: Tensor) -> dict[str, Tensor]:
         """State of one tensor before its first step, without its step counter."""
 
-    def _count_step(self, tensor: Tensor) -> None:
-        state = self.state[tensor]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)  # on the host, as torch.optim has it
-            state.update(self._new_state(tensor))
-        state["step"] += 1
+    def _count_step(self, tensors: Collection[Tensor]) -> None:
+        for tensor in tensors:
+            if not self.state[tensor]:
+                # On the host, as torch.optim has it.
+                self.state[tensor] = {"step": torch.zeros((), dtype=torch.float32), **self._new_state(tensor)}
+        torch._foreach_add_([self.state[tensor]["step"] for tensor in tensors], 1)
 
     def _new_numbers(self, tensor: Tensor) -> Tensor:
         """A zero for each parameter of a tensor, [parameters] for a flat partition, else a scalar."""

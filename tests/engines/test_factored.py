@@ -128,7 +128,12 @@ class Batched(nn.Module):
 
 
 def steps_of(kind: type[Adafactor | Came], replicas: int | None) -> tuple[list[torch.Tensor], list[int], set[str]]:
-    """Weights after 20 steps on a model divided in replica groups or whole; collectives of a step; state not saved."""
+    """20 steps of a model that is divided in replica groups, or whole.
+
+    Returns:
+        Weights and state as whole tensors, the number of collectives in each step, and names of the state that all
+        ranks hold.
+    """
     model = Batched()
     if replicas is not None:
         ranks = torch.distributed.get_world_size()
@@ -144,8 +149,8 @@ def steps_of(kind: type[Adafactor | Came], replicas: int | None) -> tuple[list[t
         counts.append(communication.get_total_counts())
         optimizer.zero_grad()
     on_all = {name for name, piece in optimizer_pieces(model, optimizer).items() if piece.on_all_ranks}
-    tensors = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]
-    return [tensor.detach().clone() for tensor in tensors], counts, on_all
+    tensors = [tensor for p in model.parameters() for tensor in (p.detach(), *optimizer.state[p].values())]
+    return [t.full_tensor() if isinstance(t, DTensor) else t for t in tensors], counts, on_all
 
 
 def steps_of_both(replicas: int | None) -> dict[str, Any]:
@@ -157,8 +162,8 @@ def test_tensors_of_any_dimensions_and_one_message_a_level(world_size: int, repl
     expected = steps_of_both(None)
     for rank in run_on_ranks(world_size, steps_of_both, replicas):
         for name, messages in (("Adafactor", 2), ("Came", 3)):
-            weights, counts, on_all = rank[name]
-            torch.testing.assert_close(weights, expected[name][0], rtol=1e-6, atol=1e-6)
+            tensors, counts, on_all = rank[name]
+            torch.testing.assert_close(tensors, expected[name][0], rtol=2e-6, atol=1e-6)
             assert counts == [messages] * STEPS
             # Columns of matrices and step counters only: everything else lies in rows.
             of_all = {key.rpartition(".")[2] for key in on_all if not key.startswith(f"optimizer.tensors.{WHOLE}.")}

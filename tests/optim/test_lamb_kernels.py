@@ -394,9 +394,9 @@ def check_triton(device: str) -> None:
     for i in range(len(FEW_SIZES)):
         lists = (before.p, before.g, before.m, before.v)
         expected = in_float64(*(tensors[i].cpu() for tensors in lists), PLAIN)
-        # m is kept in bfloat16: half of 2^-7 of it, and twice that of a square.
-        np.testing.assert_allclose(sums[i].cpu(), expected[3:], rtol=2**-7)
-        assert distance(rounded.p[i].cpu(), expected[0]) <= 2**-8
+        # m is kept in bfloat16, to which the interpreter truncates: up to 2^-7 of it, and twice that of a square.
+        np.testing.assert_allclose(sums[i].cpu(), expected[3:], rtol=2**-6)
+        assert distance(rounded.p[i].cpu(), expected[0]) <= 2**-7
     assert torch.equal(sums, step(TritonLamb(), again, divided=False))
     assert all(torch.equal(a, b) for a, b in zip(rounded.p, again.p, strict=True))
     bad = to(make(PLAIN, FEW_SIZES), torch.float32)
