@@ -5,8 +5,8 @@ specs `jobs/<data>/large_batch_<optimizer>.yaml` with overrides as of `--set`, t
 process of one thread. The specs hold the rules: rate x sqrt(batch / 128), warmup in epochs proportional to the batch,
 linear decay to 0.
 
-1. The rate is chosen at batch 128: `GRID` times the optimizer's `CENTERS`, seed 0, on a validation split that takes no
-   part in what is reported.
+1. The rate is chosen at batch 128 among five values in steps of 3, seed 0, on a validation split that takes no part in
+   what is reported. A grid whose best value lies at its edge moves there and is run again.
 2. The table: that rate under the rules, every batch, `SEEDS`, on the test split. SGD also with its own linear rule.
 3. The rate is chosen anew at the largest batch, by the same grid around what the sqrt rule gave, and reported likewise.
 
@@ -78,12 +78,13 @@ BATCHES = (128, 512, 2048, 8192)
 ROOT_OF_LARGEST = math.sqrt(BATCHES[-1] / BATCHES[0])
 """The sqrt rule's factor at the largest batch."""
 SEEDS = (0, 1, 2)
-GRID = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
+GRID = (-2, -1, 0, 1, 2)
+"""Powers of 3 from the grid's center."""
 CENTERS = {
     "digits": {"lamb": 0.02, "lars": 0.1, "adamw": 0.003, "sgd": 0.1},
     "text": {"lamb": 0.02, "lars": 0.3, "adamw": 0.006, "sgd": 1.0},
 }
-"""Rates at batch 128 around which each optimizer's grid lies."""
+"""Rates at batch 128 around which each optimizer's first grid lies."""
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,11 @@ class Runs:
         return min(losses, key=lambda lr: losses[lr])
 
 
-def grid(data: str, optimizer: str, batch: int, center: float) -> list[Run]:
-    """The runs among which a rate is chosen."""
+def grid(data: str, optimizer: str, batch: int, start: float, shift: int = 0) -> list[Run]:
+    """The runs among which a rate is chosen, around ``start`` times 3 to the power of ``shift``."""
     # Six digits: what a person would write into a spec.
-    return [Run(data, optimizer, batch, float(f"{center * factor:.6g}"), validation=True) for factor in GRID]
+    rates = [float(f"{start * 3.0 ** (power + shift):.6g}") for power in GRID]
+    return [Run(data, optimizer, batch, lr, validation=True) for lr in rates]
 
 
 def table(data: str, optimizer: str, lr: float, rule: str) -> list[list[Run]]:
@@ -235,23 +237,26 @@ class Study:
     """
 
     def __init__(self, data: str, runs: Runs) -> None:
-        self._runs = runs
         self._data = data
-        self._grids = {name: grid(data, name, BATCHES[0], center) for name, center in CENTERS[data].items()}
-        self._lr = self._choose(self._grids)
+        self._runs = runs
+        self._grids: dict[str, list[Run]] = {}
+        self._lr = self._choose(BATCHES[0], CENTERS[data], self._grids)
         self._tables = {
             (name, rule): table(data, name, lr, rule)
             for name, lr in self._lr.items()
             for rule in (("sqrt", "linear") if name == "sgd" else ("sqrt",))
         }
         runs.make(run for cells in self._tables.values() for cell in cells for run in cell)
-        self._grids_at_largest = {name: grid(data, name, BATCHES[-1], lr) for name, lr in self._lr.items()}
-        self._lr_at_largest = self._choose(self._grids_at_largest)
-        self._at_largest = {
-            name: [Run(data, name, BATCHES[-1], lr, seed=seed) for seed in SEEDS]
-            for name, lr in self._lr_at_largest.items()
-        }
-        runs.make(run for cell in self._at_largest.values() for run in cell)
+        self._grids_at_largest: dict[str, list[Run]] = {}
+        self._lr_at_largest: dict[str, float] = {}
+        self._at_largest: dict[str, list[Run]] = {}
+
+    def tune_at_largest(self) -> None:
+        """Stage 3."""
+        self._lr_at_largest = self._choose(BATCHES[-1], self._lr, self._grids_at_largest)
+        for name, lr in self._lr_at_largest.items():
+            self._at_largest[name] = [Run(self._data, name, BATCHES[-1], lr, seed=seed) for seed in SEEDS]
+        self._runs.make(run for cell in self._at_largest.values() for run in cell)
 
     def report(self) -> Iterator[str]:
         """The tables of every number that is reported."""
@@ -262,9 +267,27 @@ class Study:
             yield from ("The grids: one seed on the validation split, by the rate's factor from the center.", "")
             yield from (*self._table_of_grids(what), "")
 
-    def _choose(self, grids: dict[str, list[Run]]) -> dict[str, float]:
-        self._runs.make(run for runs in grids.values() for run in runs)
-        return {name: self._runs.best(runs) for name, runs in grids.items()}
+    def _choose(self, batch: int, starts: Mapping[str, float], grids: dict[str, list[Run]]) -> dict[str, float]:
+        """The best rates; a grid whose best rate lies at its edge moves there and is run again."""
+        shifts = dict.fromkeys(starts, 0)
+        while True:
+            for name, start in starts.items():
+                grids[name] = grid(self._data, name, batch, start, shifts[name])
+            self._runs.make(run for runs in grids.values() for run in runs)
+            best = {name: self._runs.best(runs) for name, runs in grids.items()}
+            at_edge = {
+                name: GRID[place]
+                for name in starts
+                if (place := self._place(grids[name], best[name])) in (0, len(GRID) - 1)
+            }
+            if not at_edge:
+                return best
+            for name, step in at_edge.items():
+                shifts[name] += step
+
+    @staticmethod
+    def _place(runs: list[Run], lr: float) -> int:
+        return [run.lr for run in runs].index(lr)
 
     def _table(self, what: Reported) -> Iterator[str]:
         first = next(iter(self._tables.values()))
@@ -280,7 +303,7 @@ class Study:
             yield table_row(name, *rates, *self._cells(what, [cell]))
 
     def _table_of_grids(self, what: Reported) -> Iterator[str]:
-        yield from table_head("optimizer, batch", "center", *(f"x {factor:.2g}" for factor in GRID))
+        yield from table_head("optimizer, batch", "center", *(f"x {3.0**power:.2g}" for power in GRID))
         for batch, grids, factor in (
             (BATCHES[0], self._grids, 1.0),
             (BATCHES[-1], self._grids_at_largest, ROOT_OF_LARGEST),
@@ -310,7 +333,10 @@ def main() -> None:
     options = parser.parse_args()
     options.runs.parent.mkdir(parents=True, exist_ok=True)
     runs = Runs(options.runs, options.processes)
-    tables = [line for data in CENTERS for line in Study(data, runs).report()]
+    studies = [Study(data, runs) for data in CENTERS]
+    for study in studies:
+        study.tune_at_largest()
+    tables = [line for study in studies for line in study.report()]
     cpu_s = sum(result["cpu_s"] for result in runs.results.values())
     text = "\n".join(
         [

@@ -17,6 +17,7 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -91,7 +92,7 @@ def run_rank(rank: int, folder: str, turns: int) -> None:
     dist.destroy_process_group()
 
 
-def report(facts: dict, turns: int) -> str:
+def report(facts: dict[str, Any], turns: int) -> str:
     """The result file."""
     rows = []
     for title, values in facts["seconds"].items():
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     turns = parser.parse_args().turns
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(run_rank, (folder, turns), nprocs=WORKERS)
+        multiprocessing.spawn(run_rank, (folder, turns), nprocs=WORKERS)  # type: ignore[no-untyped-call, attr-defined]
         facts = json.loads(Path(folder, "result").read_text(encoding="utf-8"))
     text = report(facts, turns)
     name = f"sharded_step_{os.cpu_count()}-core-cpu_{date.today()}.md"

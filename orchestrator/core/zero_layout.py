@@ -17,7 +17,6 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import UnsupportedLayoutError
 from orchestrator.core.layout import Run
 
-
 TESTED_VERSIONS = ("0.19",)
 
 

@@ -60,21 +60,18 @@ class Lans(LayerwiseBase):
     def _update(self, parts: list[Part], reduction: Reduction) -> None:
         squares = reduction.whole(torch.stack([sum_of_squares(part.gradient()) for part in parts])[:, None])
         lengths = squares.sqrt().squeeze(1)
-        gradients = [
-            part.gradient().clone().div_(length + part.group["eps"])
-            for part, length in zip(parts, lengths, strict=True)
-        ]
-        for part, gradient in zip(parts, gradients, strict=True):
-            self._average(part, gradient)
+        for part, length in zip(parts, lengths, strict=True):
+            self._average(part, _normalized(part, length))
+        # Directions are computed again rather than kept: all of them at once would be another copy of the model.
         sums = reduction.whole(
-            torch.stack([self._sums(part, gradient) for part, gradient in zip(parts, gradients, strict=True)])
+            torch.stack([self._sums(part, length) for part, length in zip(parts, lengths, strict=True)])
         )
         ratios = self._trust_ratios(parts, sums)
-        for part, gradient, (of_mean, of_gradient) in zip(parts, gradients, ratios, strict=True):
-            beta1, lr = part.group["betas"][0], part.group["lr"]
-            mean, current = self._directions(part, gradient)
+        for part, length, (of_mean, of_gradient) in zip(parts, lengths, ratios, strict=True):
+            beta1 = part.group["betas"][0]
+            mean, current = self._directions(part, length)
             step = mean.mul_(of_mean).mul_(beta1).add_(current.mul_(of_gradient), alpha=1 - beta1)
-            part.of(part.tensor).sub_(step, alpha=lr)
+            part.of(part.tensor).sub_(step, alpha=part.group["lr"])
         self._remember(
             parts, lambda: {"trust_ratio": ratios[:, 0], "weight_norm": sums[:, 0].sqrt(), "gradient_norm": lengths}
         )
@@ -85,17 +82,17 @@ class Lans(LayerwiseBase):
         part.of(state["exp_avg"]).lerp_(gradient, 1 - beta1)
         part.of(state["exp_avg_sq"]).mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
 
-    def _directions(self, part: Part, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def _directions(self, part: Part, length: Tensor) -> tuple[Tensor, Tensor]:
         """The two directions r and c, new tensors."""
         (beta1, beta2), state = part.group["betas"], self.state[part.tensor]
         step = int(state["step"])
         root = (part.of(state["exp_avg_sq"]) / (1 - beta2**step)).sqrt_().add_(part.group["eps"])
         p, decay = part.of(part.tensor), part.group["weight_decay"]
         mean = (part.of(state["exp_avg"]) / (1 - beta1**step)).div_(root).add_(p, alpha=decay)
-        return mean, (gradient / root).add_(p, alpha=decay)
+        return mean, _normalized(part, length).div_(root).add_(p, alpha=decay)
 
-    def _sums(self, part: Part, gradient: Tensor) -> Tensor:
-        return torch.stack([sum_of_squares(x) for x in (part.of(part.tensor), *self._directions(part, gradient))])
+    def _sums(self, part: Part, length: Tensor) -> Tensor:
+        return torch.stack([sum_of_squares(x) for x in (part.of(part.tensor), *self._directions(part, length))])
 
     def _trust_ratios(self, parts: list[Part], sums: Tensor) -> Tensor:
         """Of r and of c, [parts, 2]."""
@@ -104,6 +101,11 @@ class Lans(LayerwiseBase):
         adapted = torch.tensor([[is_adapted(part.group, everything=self._adapt_all)] for part in parts])
         undefined = (weight == 0) | (directions == 0) | ~adapted.to(sums.device, non_blocking=True)
         return torch.where(undefined, torch.ones_like(directions), weight / directions)
+
+
+def _normalized(part: Part, length: Tensor) -> Tensor:
+    """The part's gradient over the norm of the whole parameter's, a new tensor."""
+    return part.gradient().clone().div_(length + part.group["eps"])
 
 
 def build_lans(config: LansConfig, model: nn.Module, collectives: Collectives) -> torch.optim.Optimizer:

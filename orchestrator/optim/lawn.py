@@ -67,7 +67,8 @@ class Lawn(LayerwiseBase):
         held = [row for row, part in enumerate(parts) if self._is_held(part)]
         for part in parts:
             if not self._is_held(part):
-                part.of(part.tensor).sub_(self._direction(part, part.gradient()), alpha=part.group["lr"])
+                self._average(part, part.gradient())
+                part.of(part.tensor).sub_(self._direction(part), alpha=part.group["lr"])
         # Every rank has the same parameters and counters, so all of them come here or none.
         if held:
             self._move_on_spheres([parts[row] for row in held], reduction.of_rows(held))
@@ -78,21 +79,19 @@ class Lawn(LayerwiseBase):
 
     def _move_on_spheres(self, parts: list[Part], reduction: Reduction) -> None:
         sums = reduction.whole(
-            torch.stack([_with_weights(part, part.gradient(), sum_of_squares(part.of(part.tensor))) for part in parts])
+            torch.stack([_against_weights(part, part.gradient(), of_weights=True) for part in parts])
         )
-        directions = []
         for part, (inner, square) in zip(parts, sums, strict=True):
             if int(self.state[part.tensor]["step"]) == self._free_steps + 1:
                 self._hold(part, square)
-            directions.append(self._direction(part, _tangential(part, part.gradient(), inner, square)))
-        more = reduction.whole(
-            torch.stack([_with_weights(part, d, sum_of_squares(d)) for part, d in zip(parts, directions, strict=True)])
-        )
-        for part, d, (_, square), (inner, length) in zip(parts, directions, sums, more, strict=True):
+            self._average(part, _tangential(part, part.gradient(), inner, square))
+        # Directions are computed again rather than kept: all of them at once would be another copy of the model.
+        more = reduction.whole(torch.stack([_against_weights(part, self._direction(part)) for part in parts]))
+        for part, (_, square), (inner, length) in zip(parts, sums, more, strict=True):
             p, lr = part.of(part.tensor), part.group["lr"]
             moved = square + lr**2 * (length - _quotient(inner * inner, square))
             scale = torch.where(moved > 0, self._number(part, "held_norm") / moved.sqrt(), torch.ones_like(moved))
-            p.sub_(_tangential(part, d, inner, square), alpha=lr).mul_(scale)
+            p.sub_(_tangential(part, self._direction(part), inner, square), alpha=lr).mul_(scale)
 
     def _hold(self, part: Part, square: Tensor) -> None:
         self._number(part, "held_norm").copy_(square.sqrt())
@@ -101,23 +100,26 @@ class Lawn(LayerwiseBase):
             part.of(state["exp_avg"]).zero_()
             part.of(state["exp_avg_sq"]).zero_()
 
-    def _direction(self, part: Part, gradient: Tensor) -> Tensor:
-        """Adam's direction after the moments have taken a gradient, a new tensor."""
+    def _average(self, part: Part, gradient: Tensor) -> None:
         (beta1, beta2), state = part.group["betas"], self.state[part.tensor]
-        m, v = part.of(state["exp_avg"]), part.of(state["exp_avg_sq"])
+        part.of(state["exp_avg"]).lerp_(gradient, 1 - beta1)
+        part.of(state["exp_avg_sq"]).mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+
+    def _direction(self, part: Part) -> Tensor:
+        """Adam's direction, a new tensor."""
+        (beta1, beta2), state = part.group["betas"], self.state[part.tensor]
         step = int(state["step"])
         if self._reset_moments and self._is_held(part):
             step -= self._free_steps
-        m.lerp_(gradient, 1 - beta1)
-        v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        root = (v / (1 - beta2**step)).sqrt_().add_(part.group["eps"])
-        direction: Tensor = (m / (1 - beta1**step)).div_(root)
+        root = (part.of(state["exp_avg_sq"]) / (1 - beta2**step)).sqrt_().add_(part.group["eps"])
+        direction: Tensor = (part.of(state["exp_avg"]) / (1 - beta1**step)).div_(root)
         return direction
 
 
-def _with_weights(part: Part, x: Tensor, square: Tensor) -> Tensor:
-    """<x, p> beside a sum of squares, [2]."""
-    return torch.stack([sum_of_products(x, part.of(part.tensor)), square])
+def _against_weights(part: Part, x: Tensor, *, of_weights: bool = False) -> Tensor:
+    """<x, p>, and ||p||^2 or else ||x||^2, [2]."""
+    p = part.of(part.tensor)
+    return torch.stack([sum_of_products(x, p), sum_of_squares(p if of_weights else x)])
 
 
 def _tangential(part: Part, x: Tensor, inner: Tensor, square: Tensor) -> Tensor:

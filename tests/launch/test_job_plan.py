@@ -100,13 +100,14 @@ def test_rules_that_leave_the_averages_alone_say_nothing_of_them(load):
 
 COUNT_TENSORS = """
 import sys, torch
+from orchestrator.core.collectives import Collectives
 from orchestrator.core.tables import OPTIMIZERS, load
 from orchestrator.spec.load import load_recipe_job
 from orchestrator.train.activations import REST, Trace
 for path in sys.argv[1:]:
     config = load_recipe_job(path).optimizer
     model = torch.nn.Linear(50, 70, bias=False)
-    optimizer = load(OPTIMIZERS, config.name)(config, model, None)
+    optimizer = load(OPTIMIZERS, config.name)(config, model, Collectives())
     model(torch.ones(1, 50)).sum().backward()
     for _ in range(8):  # RAdam's first steps are plainer
         optimizer.step()
@@ -126,7 +127,11 @@ def test_optimizers_keep_and_compute_what_is_planned(load, tmp_path):
         "{name: sgd, weight_decay: 0.1}": (0, 1),
         "{name: adamw}": (2, 2),
         "{name: adamw, amsgrad: true}": (3, 2),
-        "{name: lamb}": (2, 2),
+        "{name: lamb, implementation: eager}": (2, 2),
+        "{name: lars}": (1, 1),
+        "{name: lans}": (2, 3),
+        "{name: novograd}": (1, 1),
+        "{name: lawn, free_steps: 2}": (2, 3),
         "{name: adafactor}": (0, 1),
         "{name: came}": (1, 2),
         "{name: radam, weight_decay: 0.1}": (2, 6),

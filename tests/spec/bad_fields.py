@@ -17,7 +17,9 @@ TYPES = [
     BadSpec("number for a method", good("optimizer: 3"), "optimizer", "a method's name, or a mapping"),
     BadSpec("name is a list", good("optimizer: {name: [lamb]}"), "optimizer.name", "unknown optimizer"),
     BadSpec("one beta", good("optimizer: {betas: [0.9]}"), "optimizer.betas.1", "missing"),
-    BadSpec("three betas", good("optimizer: {betas: [0.9, 0.9, 0.9]}"), "optimizer.betas", "too many entries"),
+    BadSpec(
+        "three betas", good("optimizer: {name: adamw, betas: [0.9, 0.9, 0.9]}"), "optimizer.betas", "too many entries"
+    ),
     BadSpec("bad file name", hugging_face("data_files: {train: [3]}"), "data.source.data_files.train.0", "in quotes"),
     BadSpec(
         "line of a list item",

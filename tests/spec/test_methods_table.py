@@ -28,7 +28,7 @@ def test_defaults_are_methods() -> None:
 def test_one_method_in_full() -> None:
     (lamb,) = methods("lamb")
     assert lamb.seam == "optimizer"
-    assert lamb.summary.startswith("LAMB as in the paper")
+    assert lamb.summary.startswith("LAMB (arXiv 1904.00962v5, Algorithm 2)")
     eps = next(argument for argument in lamb.arguments if argument.name == "eps")
     assert (eps.type, eps.default, eps.description) == (
         "a number > 0",

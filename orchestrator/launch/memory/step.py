@@ -9,7 +9,7 @@ from math import prod
 from orchestrator.launch.memory.model import Backward, Model
 from orchestrator.spec.methods.all_optimizers import OptimizerConfig
 from orchestrator.spec.methods.factored_optimizers import Adafactor, Came
-from orchestrator.spec.methods.optimizers import AdamW, Sgd
+from orchestrator.spec.methods.optimizers import AdamW, Lamb, Sgd
 from orchestrator.spec.methods.package_optimizers import AdaBelief, AdaBound, Mars, PackageOptimizer
 
 FLOAT32_BYTES = 4
@@ -57,6 +57,10 @@ class OptimizerCost:
         return self.in_passing * (sum(numels) if self.at_once else max(numels, default=0)) * FLOAT32_BYTES
 
 
+LAYERWISE = {"lars": (1, 1), "lans": (2, 3), "novograd": (1, 1), "lawn": (2, 3)}
+"""Tensors that an optimizer keeps, and those that its step on one computes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One number of workers."""
@@ -91,7 +95,13 @@ def optimizer_cost(optimizer: OptimizerConfig, *, on_gpu: bool) -> OptimizerCost
         return OptimizerCost(moments=1, in_passing=2, at_once=False, factored=2)
     if isinstance(optimizer, PackageOptimizer):
         return _package_cost(optimizer, on_gpu=on_gpu)
-    return OptimizerCost(moments=2, in_passing=2, at_once=False)
+    if isinstance(optimizer, Lamb):
+        # Where a worker lacks the fused kernels, auto falls back to the eager ones.
+        return OptimizerCost(
+            moments=2, in_passing=0 if optimizer.implementation in ("auto", "fused") else 2, at_once=False
+        )
+    moments, in_passing = LAYERWISE[optimizer.name]
+    return OptimizerCost(moments=moments, in_passing=in_passing, at_once=False)
 
 
 def _package_cost(optimizer: PackageOptimizer, *, on_gpu: bool) -> OptimizerCost:
