@@ -10,7 +10,8 @@ linear decay to 0.
 2. The table: that rate under the rules, every batch, `SEEDS`, on the test split. SGD also with its own linear rule.
 3. The rate is chosen anew at the largest batch, by the same grid around what the sqrt rule gave, and reported likewise.
 
-Every run is a line of a JSON-lines file as soon as it ends; an interrupted benchmark goes on from there.
+Every run is a line of a JSON-lines file as soon as it ends; an interrupted benchmark goes on from there. A changed spec
+needs a new file.
 
     python benchmarks/learning.py --runs runs/learning.jsonl --processes 2
 """
@@ -328,23 +329,26 @@ def table_row(*cells: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "learning.jsonl", help="JSON lines, added to")
+    parser.add_argument("--data", nargs="+", choices=CENTERS, default=list(CENTERS))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=None, help="default: a dated file beside this script")
     options = parser.parse_args()
     options.runs.parent.mkdir(parents=True, exist_ok=True)
     runs = Runs(options.runs, options.processes)
-    studies = [Study(data, runs) for data in CENTERS]
+    studies = [Study(data, runs) for data in options.data]
     for study in studies:
         study.tune_at_largest()
     tables = [line for study in studies for line in study.report()]
-    cpu_s = sum(result["cpu_s"] for result in runs.results.values())
+    made = [result for run, result in runs.results.items() if run.data in options.data]
+    cpu_s = sum(result["cpu_s"] for result in made)
     text = "\n".join(
         [
             "# Quality against the batch, with a fixed number of epochs",
             "",
-            f"`python benchmarks/learning.py --processes {options.processes}`, {date.today()}, {platform.machine()}, "
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}.",
-            f"{len(runs.results)} runs, {cpu_s:.0f} s of CPU time, one thread each.",
+            f"`python benchmarks/learning.py --data {' '.join(options.data)} --processes {options.processes}`, "
+            f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+            f"torch {torch.__version__}.",
+            f"{len(made)} runs, {cpu_s:.0f} s of CPU time, one thread each.",
             "",
             *tables,
         ]

@@ -25,6 +25,13 @@ class Collectives:
         self.rank: int = dist.get_rank(group) if grouped else 0
         self.world_size: int = dist.get_world_size(group) if grouped else 1
 
+    @property
+    def device(self) -> torch.device:
+        """Where messages must lie: the ranks' own GPU where they talk over NCCL alone, else host memory."""
+        if self.world_size > 1 and dist.get_backend(self.group) == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
+
     def on_hosts(self) -> Collectives:
         """The same ranks in a group of their own over host memory, for a thread beside the training's."""
         return self if self.world_size == 1 else Collectives(dist.new_group(backend="gloo"))
@@ -38,7 +45,7 @@ class Collectives:
 
     def sum_int(self, value: int) -> int:
         """Sum of one integer over ranks."""
-        tensor = torch.tensor(value, dtype=torch.int64)
+        tensor = torch.tensor(value, dtype=torch.int64, device=self.device)
         self.sum_(tensor)
         return int(tensor)
 

@@ -158,7 +158,7 @@ class Engine(Protocol):
         """Take over a checkpoint, written by any engine on any number of ranks."""
 
     def choices(self) -> dict[str, str]:
-        """What was chosen for the job and is not in its spec, for people."""
+        """What was chosen for the job and is not in its spec, for people; all ranks ask together."""
 
     def numbers(self) -> dict[str, Any]:
         """State that is no tensor: ``scaler``, the dynamic loss scale, and ``clipping``, norms seen. JSON values."""

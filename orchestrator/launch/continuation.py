@@ -30,6 +30,8 @@ MAY_CHANGE = (
     "train.log_every",
     "data.loader_workers",
     "data.prefetch",
+    "optimizer.implementation",
+    "optimizer.log_layers_every",
 )
 """Dotted paths that a resumed job may change; everything under them too."""
 LAST_DRIVER_TIMEOUT_S = 120.0

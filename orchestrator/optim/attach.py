@@ -23,11 +23,14 @@ def attach(optimizer: LayerwiseBase, deepspeed_engine: Any) -> None:
             is divided and there is nothing to tell.
 
     Raises:
+        ValueError: where the engine was made with another optimizer.
         UnsupportedLayoutError: where this version of DeepSpeed is not known, or divides in an unknown way.
     """
     check_version(sys.modules["deepspeed"].__version__)
     if deepspeed_engine.optimizer is optimizer:
         return
+    if deepspeed_engine.optimizer.optimizer is not optimizer:
+        raise ValueError(f"the DeepSpeed engine steps with another optimizer than this {type(optimizer).__name__}")
     collectives = Collectives(deepspeed_engine.data_parallel_group)
     device = deepspeed_engine.device
     runs = layout_of_partitions(deepspeed_engine.optimizer, collectives.rank)

@@ -13,7 +13,7 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.optim.grouping import parameter_groups
 from orchestrator.optim.kernels.choice import Implementation, choose_lamb
 from orchestrator.optim.kernels.lamb import Coefficients, LambBatch, LambKernels, trust_ratios
-from orchestrator.optim.layerwise import LayerwiseBase, Part, is_adapted, local_elements
+from orchestrator.optim.layerwise import LayerwiseBase, Part, is_adapted
 from orchestrator.optim.reduction import Reduction
 from orchestrator.spec.methods.optimizers import Lamb as LambConfig
 
@@ -90,16 +90,19 @@ class Lamb(LayerwiseBase):
         self.variant = variant
         self._wanted = implementation
         self._collectives = collectives or Collectives()
-        self._kernels = self._choose(local_elements(self.param_groups[0]["params"][0]))
+        self._kernels: LambKernels | None = None
 
     @property
     def implementation(self) -> str:
-        """What runs the step, for people."""
-        return self._kernels.title
+        """What runs the step, for people; all ranks ask together, as they agree on it when first asked."""
+        return self._chosen().title
 
-    def _choose(self, tensor: Tensor) -> LambKernels:
-        self._device = tensor.device
-        return choose_lamb(self._wanted, tensor.device, tensor.dtype, self._collectives)
+    def _chosen(self) -> LambKernels:
+        # Not before the engine is set up, which may have moved what is stepped on.
+        if self._kernels is None:
+            tensor = self._some_tensor()
+            self._kernels = choose_lamb(self._wanted, tensor.device, tensor.dtype, self._collectives)
+        return self._kernels
 
     def _new_state(self, tensor: Tensor) -> dict[str, Tensor]:
         return {"exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
@@ -114,14 +117,13 @@ class Lamb(LayerwiseBase):
             v=[part.of(state["exp_avg_sq"]) for part, state in zip(parts, states, strict=True)],
             coefficients=coefficients,
         )
-        if batch.p[0].device != self._device:
-            self._kernels = self._choose(batch.p[0])  # offloaded since
+        kernels = self._chosen()
         if reduction.is_needed:
-            sums = reduction.whole(self._kernels.measure(batch))
-            self._kernels.apply(batch, trust_ratios(sums, coefficients))
+            sums = reduction.whole(kernels.measure(batch))
+            kernels.apply(batch, trust_ratios(sums, coefficients))
         else:
-            sums = self._kernels.update(batch)
-        self._remember(parts, lambda: _describe(sums, coefficients))
+            sums = kernels.update(batch)
+        self._remember(parts, [c.adapt for c in coefficients], lambda: _describe(sums, coefficients))
 
     def _coefficients(self, parts: list[Part]) -> list[Coefficients]:
         """The numbers of every part's step: the same for all parts of a group that have taken as many steps."""

@@ -72,8 +72,11 @@ class Lans(LayerwiseBase):
             mean, current = self._directions(part, length)
             step = mean.mul_(of_mean).mul_(beta1).add_(current.mul_(of_gradient), alpha=1 - beta1)
             part.of(part.tensor).sub_(step, alpha=part.group["lr"])
+        adapted = [is_adapted(part.group, everything=self._adapt_all) for part in parts]
         self._remember(
-            parts, lambda: {"trust_ratio": ratios[:, 0], "weight_norm": sums[:, 0].sqrt(), "gradient_norm": lengths}
+            parts,
+            adapted,
+            lambda: {"trust_ratio": ratios[:, 0], "weight_norm": sums[:, 0].sqrt(), "gradient_norm": lengths},
         )
 
     def _average(self, part: Part, gradient: Tensor) -> None:

@@ -82,8 +82,16 @@ class Lars(LayerwiseBase):
         ratios = self._trust_ratios(parts, sums)
         for part, ratio in zip(parts, ratios, strict=True):
             self._move(part, ratio)
-        names = ("weight_norm", "update_norm" if self._style == "ema_normalized" else "gradient_norm")
-        self._remember(parts, lambda: {"trust_ratio": ratios, **dict(zip(names, sums.sqrt().unbind(1), strict=True))})
+        adapted = [is_adapted(part.group, everything=self._adapt_all) for part in parts]
+        rates = [part.group["lr"] for part in parts]
+        self._remember(parts, adapted, lambda: self._describe(ratios, sums, rates))
+
+    def _describe(self, ratios: Tensor, sums: Tensor, rates: list[float]) -> dict[str, Tensor]:
+        norm, other = sums.sqrt().unbind(1)
+        facts = {"trust_ratio": ratios, "weight_norm": norm}
+        if self._style == "ema_normalized":
+            return {**facts, "update_norm": sums.new_tensor(rates) * ratios * other}
+        return {**facts, "gradient_norm": other}
 
     def _trust_ratios(self, parts: list[Part], sums: Tensor) -> Tensor:
         norm, other = sums.sqrt().unbind(1)

@@ -13,9 +13,11 @@ flat partitions (ZeRO) are told by ``attach``, and whatever else is whole.
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -54,11 +56,14 @@ class Part:
         """This rank's elements of the gradient; zeros where no loss has reached the parameter.
 
         Raises:
+            RuntimeError: where it is sparse.
             UnsupportedLayoutError: where the gradient is divided in another way than the parameter.
         """
         gradient = self.tensor.grad
         if gradient is None:
             return torch.zeros_like(self.of(self.tensor))
+        if gradient.is_sparse:
+            raise RuntimeError(f"The gradient of {self.name} is sparse; layer-wise optimizers take dense ones only.")
         theirs, ours = getattr(gradient, "placements", None), getattr(self.tensor, "placements", None)
         if theirs != ours:
             raise UnsupportedLayoutError(
@@ -77,19 +82,22 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
         params: tensors or groups, as torch.optim takes them; named ones appear in reports by their names.
         defaults: of the groups' options.
         log_layers_every: steps between two reports of every layer; None reports the extremes only.
+
+    Raises:
+        ValueError: on an option that is out of its range.
     """
 
     per_parameter_state: ClassVar[frozenset[str]] = frozenset()
     """Names of state that is one number for each parameter: [parameters of the tensor], or a scalar."""
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, log_layers_every: int | None = None) -> None:
-        self._known: dict[int, Tensor] = {}
+        self._known: dict[int, weakref.ref[Tensor]] = {}
         self._layout: dict[int, list[tuple[str, Run]]] = {}
         self._layout_reduction = NOTHING_DIVIDED
-        self._calls: dict[tuple[int, ...], tuple[list[Part], Reduction]] = {}
-        self._last: list[tuple[list[str], Callable[[], dict[str, Tensor]]]] = []
+        self._calls: dict[tuple[tuple[int, int], ...], tuple[list[Part], Reduction]] = {}
+        self._last: dict[int, _Done] = {}
         self._log_layers_every = log_layers_every
-        self._num_reports = 0
+        check_ranges(defaults)
         super().__init__(params, defaults)
 
     @property
@@ -100,7 +108,7 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take further tensors, as torch.optim does; these are known to be whole, or DTensors."""
         super().add_param_group(param_group)
-        self._known.update((id(tensor), tensor) for tensor in self.param_groups[-1]["params"])
+        self._known.update((id(tensor), weakref.ref(tensor)) for tensor in self.param_groups[-1]["params"])
 
     def attach(self, layout: ShardLayout) -> None:
         """Learn where parameters lie that were laid into flat partitions."""
@@ -143,6 +151,11 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
                 self.state[tensor] = {"step": torch.zeros((), dtype=torch.float32), **self._new_state(tensor)}
         torch._foreach_add_([self.state[tensor]["step"] for tensor in tensors], 1)
 
+    def _some_tensor(self) -> Tensor:
+        """This rank's part of one of the tensors that the optimizer steps on: they are of one type on one device."""
+        flats = [runs[0][1].flat for runs in self._layout.values()]
+        return local_elements((flats or [tensor for group in self.param_groups for tensor in group["params"]])[0])
+
     def _new_numbers(self, tensor: Tensor) -> Tensor:
         """A zero for each parameter of a tensor, [parameters] for a flat partition, else a scalar."""
         runs = self._layout.get(id(tensor))
@@ -155,13 +168,16 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
 
     def _call(self) -> tuple[list[Part], Reduction]:
         """The parts of the tensors that this call steps on, and how their sums become whole."""
+        given = [(tensor, group, index) for group in self.param_groups for index, tensor in enumerate(group["params"])]
+        # Where anything is divided, ranks must agree on who takes part, and a rank's own gradients are no sign of it.
+        is_divided = any(isinstance(tensor, DTensor) for tensor, _, _ in given)
         present = [
-            (tensor, group, index)
-            for group in self.param_groups
-            for index, tensor in enumerate(group["params"])
-            if tensor.grad is not None or id(tensor) in self._layout or isinstance(tensor, DTensor)
+            entry
+            for entry in given
+            if entry[0].grad is not None or id(entry[0]) in self._layout or (is_divided and entry[0].requires_grad)
         ]
-        key = tuple(id(tensor) for tensor, _, _ in present)
+        # Groups are replaced when state is loaded.
+        key = tuple((id(tensor), id(group)) for tensor, group, _ in present)
         if key not in self._calls:
             parts = [part for tensor, group, index in present for part in self._parts(tensor, group, index)]
             self._calls[key] = parts, self._reduction([tensor for tensor, _, _ in present])
@@ -171,58 +187,88 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
         runs = self._layout.get(id(tensor))
         if runs is not None:
             return [Part(name, tensor, group, run.shape, run, i) for i, (name, run) in enumerate(runs)]
-        if not isinstance(tensor, DTensor) and (id(tensor) not in self._known or hasattr(tensor, "_fsdp_flattened")):
+        if not isinstance(tensor, DTensor) and not self._is_whole(tensor):
             raise UnsupportedLayoutError(
                 f"{type(self).__name__} was given a tensor of shape {tuple(tensor.shape)} that may hold parts of many "
                 "parameters, whose norms are not those of the parameters. Tell it what lies there with attach()."
             )
-        if tensor.grad is not None and tensor.grad.is_sparse:
-            raise RuntimeError(f"{type(self).__name__} does not take sparse gradients.")
         names = group.get("param_names", ())
         name = names[index] if index < len(names) else f"parameter {index}"
         return [Part(name, tensor, group, tuple(tensor.shape), None, 0)]
+
+    def _is_whole(self, tensor: Tensor) -> bool:
+        """Whether a plain tensor is one that the optimizer was made with, and nobody has flattened."""
+        known = self._known.get(id(tensor))
+        return known is not None and known() is tensor and not hasattr(tensor, "_fsdp_flattened")
 
     def _reduction(self, tensors: Sequence[Tensor]) -> Reduction:
         if any(id(tensor) in self._layout for tensor in tensors):
             return self._layout_reduction
         return reduction_of_dtensors(tensors)
 
-    def _remember(self, parts: list[Part], describe: Callable[[], dict[str, Tensor]]) -> None:
-        """Keep what the step did for ``report``: vectors over the parts by name, ``trust_ratio`` among them."""
-        self._last.append(([part.name for part in parts], describe))
+    def _remember(self, parts: list[Part], adapted: Sequence[bool], describe: Callable[[], dict[str, Tensor]]) -> None:
+        """Keep what a call did for ``report``: vectors over the parts by name, ``trust_ratio`` among them."""
+        step = int(self.state[parts[0].tensor]["step"])
+        self._last[id(parts[0].tensor)] = _Done(step, [part.name for part in parts], list(adapted), describe)
 
     def report(self) -> dict[str, Tensor]:
-        """What the calls since the last report did to each layer.
+        """What the last step did to each layer.
 
         Returns:
-            ``trust_ratio/min``, ``/median``, ``/max`` over the layers, and where due one entry for every layer and
-            vector, ``trust_ratio/<parameter>`` and so on: scalars in host memory.
+            ``trust_ratio/min``, ``/median``, ``/max`` over the adapted layers, and where due one entry for every
+            layer and vector, ``trust_ratio/<parameter>`` and so on: scalars in host memory.
         """
-        calls, self._last = self._last, []
-        if not calls:
+        done, self._last = list(self._last.values()), {}
+        if not done:
             return {}
-        names = [name for members, _ in calls for name in members]
-        described = [describe() for _, describe in calls]
+        step = max(call.step for call in done)
+        # What only made room for state that was then loaded is of another step.
+        calls = [call for call in done if call.step == step]
+        described = [call.describe() for call in calls]
         vectors = {key: torch.cat([vector[key] for vector in described]) for key in described[0]}
-        ratios = vectors["trust_ratio"]
-        facts = {
-            f"trust_ratio/{word}": value
-            for word, value in zip(
-                ("min", "median", "max"),
-                _on_host(torch.stack([ratios.min(), ratios.median(), ratios.max()])),
-                strict=True,
-            )
-        }
-        self._num_reports += 1
-        if self._log_layers_every is not None and self._num_reports % self._log_layers_every == 0:
+        adapted = [row for row, is_one in enumerate(chain.from_iterable(call.adapted for call in calls)) if is_one]
+        facts: dict[str, Tensor] = {}
+        if adapted:
+            ratios = vectors["trust_ratio"][adapted]
+            extremes = _on_host(torch.stack([ratios.min(), ratios.median(), ratios.max()]))
+            facts.update(zip(("trust_ratio/min", "trust_ratio/median", "trust_ratio/max"), extremes, strict=True))
+        if self._log_layers_every is not None and step % self._log_layers_every == 0:
+            names = [name for call in calls for name in call.names]
             for key, vector in vectors.items():
                 facts.update({f"{key}/{name}": value for name, value in zip(names, _on_host(vector), strict=True)})
         return facts
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} cannot be copied: make another and give it this one's state_dict().")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What one call of a step did."""
+
+    step: int
+    names: list[str]
+    adapted: list[bool]
+    describe: Callable[[], dict[str, Tensor]]
 
 
 def local_elements(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor, without a history."""
     return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def check_ranges(options: dict[str, Any]) -> None:
+    """Hold what every optimizer takes to its range, as torch.optim does.
+
+    Raises:
+        ValueError: on a negative rate, eps or decay, or an average's decay outside [0, 1).
+    """
+    for name in ("lr", "eps", "weight_decay"):
+        if name in options and not options[name] >= 0:
+            raise ValueError(f"{name} is {options[name]}; it must be at least 0.")
+    for value in (*options.get("betas", ()), *([options["momentum"]] if "momentum" in options else [])):
+        if not 0 <= value < 1:
+            raise ValueError(f"betas and momentum must be in [0, 1); one is {value}.")
 
 
 def is_adapted(group: dict[str, Any], *, everything: bool) -> bool:

@@ -10,7 +10,13 @@ from orchestrator.spec.check_accelerate import accelerate_problems
 from orchestrator.spec.check_data import data_file_problems, option_problems, split_problems, stream_problems
 from orchestrator.spec.check_deepspeed import deepspeed_problems
 from orchestrator.spec.check_engine import lacking, mesh_problems, message_problems, offload_problems, with_its_file
-from orchestrator.spec.check_optimizer import nesterov_problems, preset_problems
+from orchestrator.spec.check_optimizer import (
+    adaptation_problems,
+    free_steps_problems,
+    layer_log_problems,
+    nesterov_problems,
+    preset_problems,
+)
 from orchestrator.spec.check_recipe import argument_problems, target_problems
 from orchestrator.spec.check_scaling import sde_problems, warmup_problems
 from orchestrator.spec.check_script import script_problems
@@ -109,6 +115,9 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (batch_problems, ("batch.global_size", "resources.workers")),
     (nesterov_problems, ("optimizer.name", "optimizer.momentum", "optimizer.dampening", "optimizer.nesterov")),
     (preset_problems, ("optimizer", "train.clip_grad_norm", "train.auto_clip")),
+    (adaptation_problems, ("optimizer",)),
+    (free_steps_problems, ("optimizer", "train.steps", "then")),
+    (layer_log_problems, ("optimizer", "train.log_every")),
     (sde_problems, ("scaling", "optimizer", "batch.global_size")),
     (
         warmup_problems,

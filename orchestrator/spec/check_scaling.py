@@ -19,9 +19,11 @@ def sde_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     if spec.scaling.rule != "sde":
         return
     numbers = dict(spec.optimizer)
-    missing = [name for name in ("betas", "eps") if name not in numbers]
+    missing = [f"no {name}" for name in ("betas", "eps") if name not in numbers]
+    if isinstance(numbers.get("eps"), tuple):
+        missing.append("several eps")
     if missing:
-        message = f"scales betas and eps, and {spec.optimizer.name} has no {' and no '.join(missing)}"
+        message = f"scales betas and eps, and {spec.optimizer.name} has {' and '.join(missing)}"
         yield Problem("", "scaling.rule", '"sde"', message, "another rule, or an optimizer with betas and eps")
         return
     k = batch_ratio(spec.scaling, spec.batch.global_size)

@@ -29,6 +29,7 @@ NOT_PART_OF_TRAINING: dict[str, Any] = {
     ),
     "train": {"activation_checkpointing", "compile", "log_every"},
     "exchange": {"bucket_mib"},
+    "optimizer": {"implementation", "log_layers_every"},
     "data": {"loader_workers", "prefetch"},
 }
 """Fields that may change without making another training of the job, as pydantic's ``exclude`` has it."""

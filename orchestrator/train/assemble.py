@@ -14,6 +14,7 @@ from torch import nn
 from orchestrator.checkpoint.listing import latest_checkpoint
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.core import tables
+from orchestrator.core.errors import RecipeError
 from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import Engine, Tracker, TrainData
 from orchestrator.core.seeding import seed_everything
@@ -252,6 +253,12 @@ def _build_schedule(spec: JobSpec, train_set: Any, total_samples: int, start: Ph
         epoch_samples=0 if is_stream(train_set) else len(train_set),
         total_samples=total_samples,
     )
+    if length > total_samples:
+        # What `check` can compare it has compared; this one is in another unit than the training's length.
+        raise RecipeError(
+            f"schedule.warmup is {length:.0f} samples long and the training {total_samples}: it would never reach its "
+            "learning rate. Legal: a warmup of at most the training."
+        )
     return SampleSchedule(
         spec.schedule,
         peak_lr=scaled_optimizer(spec.optimizer, spec.scaling, spec.batch.global_size).lr,

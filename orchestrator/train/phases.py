@@ -55,11 +55,12 @@ def train_phases(phases: Iterator[Phase], context: RankContext, tracker: Tracker
 
 def _announce(phase: Phase, name: str, context: RankContext, tracker: Tracker) -> None:
     """Say where the training or its next phase starts, and on which nodes."""
+    job = phase.job
+    choices = job.engine.choices()  # the ranks agree on them
     if context.collectives.rank == 0:
-        job = phase.job
         fields = {"step": job.step, "samples": job.samples, "workers": len(context.nodes), "nodes": context.nodes}
         fields |= {"phase": phase.number, "phases": phase.count, "global_size": phase.global_batch_size}
-        fields |= job.engine.choices()
+        fields |= choices
         tracker.event(name, {**fields, "total_samples": phase.total_samples, "total_steps": phase.total_steps})
         print(
             f"{name} {phase.number} of {phase.count}" if name == "phase" else name, f"from step {job.step}", flush=True

@@ -147,6 +147,42 @@ COMBINATIONS = [
         "clips gradients to a global norm, and the spec does not. Legal: train.clip_grad_norm: 1.0 beside it",
     ),
     BadSpec(
+        "LARS that adapts nothing",
+        good("optimizer: lars"),
+        "optimizer.weight_decay",
+        "so that none is. Legal: a number > 0, or adapt: all",
+    ),
+    BadSpec(
+        "LAMB that adapts nothing",
+        good("optimizer: {name: lamb, weight_decay: 0.0}"),
+        "optimizer.weight_decay",
+        "so that none is. Legal: a number > 0, or adapt: all",
+    ),
+    BadSpec(
+        "LAWN that never begins",
+        good("optimizer: {name: lawn, free_steps: 8}"),
+        "optimizer.free_steps",
+        "the training of 8 steps ends before norms are held. Legal: less than 8",
+    ),
+    BadSpec(
+        "LAWN with a decay",
+        good("optimizer: {name: lawn, free_steps: 2, param_groups: [{match: [x], weight_decay: 0.1}]}"),
+        "optimizer",
+        "takes no weight_decay in param_groups",
+    ),
+    BadSpec(
+        "layers recorded where no line is",
+        "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, log_every: 10}\noptimizer: {name: lamb, log_layers_every: 15}\n",
+        "optimizer.log_layers_every",
+        "a line of metrics is written every 10 steps (train.log_every). Legal: a multiple of 10",
+    ),
+    BadSpec(
+        "sde with several eps",
+        good("optimizer: came\nscaling: {rule: sde, reference_batch: 64}"),
+        "scaling.rule",
+        "came has several eps",
+    ),
+    BadSpec(
         "a range upside down",
         good("optimizer: {name: lamb, trust_ratio_range: [2.0, 1.0]}"),
         "optimizer.trust_ratio_range",

@@ -26,18 +26,21 @@ def test_defaults_are_methods() -> None:
 
 
 def test_one_method_in_full() -> None:
-    (lamb,) = methods("lamb")
-    assert lamb.seam == "optimizer"
-    assert lamb.summary.startswith("LAMB (arXiv 1904.00962v5, Algorithm 2)")
-    eps = next(argument for argument in lamb.arguments if argument.name == "eps")
+    (adamw,) = methods("adamw")
+    assert adamw.seam == "optimizer"
+    assert adamw.summary == "Adam with decoupled weight decay: torch.optim.AdamW, its arguments and defaults."
+    eps = next(argument for argument in adamw.arguments if argument.name == "eps")
     assert (eps.type, eps.default, eps.description) == (
         "a number > 0",
-        "1e-06",
-        "Added outside the root of the second moment.",
+        "1e-08",
+        "Added to the root of the second moment.",
     )
     warmup = next(argument for argument in methods("cosine")[0].arguments if argument.name == "warmup")
-    assert (warmup.type, warmup.default) == ("null or a mapping of steps, epochs, samples, fraction", "null")
-    assert "name" not in [argument.name for argument in lamb.arguments]
+    assert (warmup.type, warmup.default) == (
+        "null or a mapping of steps, epochs, samples, fraction, scale_with_batch",
+        "null",
+    )
+    assert "name" not in [argument.name for argument in adamw.arguments]
 
 
 def test_what_is_required_of_and_provided_by_engines() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from orchestrator.spec.methods.optimizers import AdaptedGroup, LayerwiseBase, OptimizerBase
 from orchestrator.spec.section import Betas, NonNegativeFloat, PositiveFloat, list_to_tuple
@@ -78,6 +78,14 @@ class Lawn(OptimizerBase):
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0, le=0)] = 0.0
     """The method has no weight decay: only 0 is accepted."""
+    decay_one_dimensional: Literal[False] = False
+    """The method has no weight decay: only false is accepted."""
+
+    @model_validator(mode="after")
+    def _no_decay(self) -> Self:
+        if any(group.weight_decay for group in self.param_groups):
+            raise ValueError("takes no weight_decay in param_groups: the method has none")
+        return self
 
 
 LayerwiseOptimizer = Lars | Lans | NovoGrad | Lawn

@@ -56,8 +56,9 @@ class LayerwiseBase(OptimizerBase):
     param_groups: Annotated[tuple[AdaptedGroup, ...], BeforeValidator(list_to_tuple)] = ()
     """Parameters with a weight decay, a learning rate or an adaptation of their own."""
     log_layers_every: PositiveInt | None = None
-    """Steps between two records of every layer's trust ratio, weight norm and update norm; null records only the
-    smallest, the median and the largest trust ratio, at every step."""
+    """Steps between two records of what every layer did: its trust ratio, the norm of its weights, and that of its
+    step or its gradient; a multiple of train.log_every. null records only the smallest, the median and the largest
+    trust ratio of the adapted layers, with every line of metrics."""
 
 
 class Sgd(OptimizerBase):
