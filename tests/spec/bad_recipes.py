@@ -311,7 +311,7 @@ PHASES = [
     ),
     BadSpec(
         "unknown schedule of a phase",
-        phases("{train: {steps: 1}, schedule: polynomal}"),
+        phases("{train: {steps: 1}, schedule: polynomialy}"),
         "then.0.schedule.name",
         "Did you mean 'polynomial'?",
     ),
@@ -337,8 +337,8 @@ PHASES = [
     ),
     BadSpec(
         "unknown argument of a phase",
-        phases("{train: {steps: 1}, recipe: {args: {hiden: 1}}}"),
-        "then.0.recipe.args.hiden",
+        phases("{train: {steps: 1}, recipe: {args: {hiddn: 1}}}"),
+        "then.0.recipe.args.hiddn",
         "Did you mean 'hidden'?",
     ),
     BadSpec(
