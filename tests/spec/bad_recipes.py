@@ -172,7 +172,8 @@ COMBINATIONS = [
     ),
     BadSpec(
         "layers recorded where no line is",
-        "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, log_every: 10}\noptimizer: {name: lamb, log_layers_every: 15}\n",
+        "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, log_every: 10}\n"
+        "optimizer: {name: lamb, log_layers_every: 15}\n",
         "optimizer.log_layers_every",
         "a line of metrics is written every 10 steps (train.log_every). Legal: a multiple of 10",
     ),
