@@ -13,7 +13,7 @@ linear decay to 0.
 Every run is a line of a JSON-lines file as soon as it ends; an interrupted benchmark goes on from there. A changed spec
 needs a new file.
 
-    python benchmarks/learning.py --runs runs/learning.jsonl --processes 2
+    python -m benchmarks.learning --runs runs/learning.jsonl --processes 2
 """
 
 from __future__ import annotations
@@ -345,7 +345,7 @@ def main() -> None:
         [
             "# Quality against the batch, with a fixed number of epochs",
             "",
-            f"`python benchmarks/learning.py --data {' '.join(options.data)} --processes {options.processes}`, "
+            f"`python -m benchmarks.learning --data {' '.join(options.data)} --processes {options.processes}`, "
             f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
             f"torch {torch.__version__}.",
             f"{len(made)} runs, {cpu_s:.0f} s of CPU time, one thread each.",

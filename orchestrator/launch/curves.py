@@ -74,7 +74,10 @@ class CurveReader:
             SpecError: where the spec is not in order.
         """
         if not is_spec(name):
-            return self._logged(name, self._rows(name))
+            logged = self._logged(name, self._rows(name))
+            if not logged.lr.any():
+                raise UsageError(f"{name}: the rate is 0 at every step; the law needs a training that moves.")
+            return logged
         lr = planned_rates(load_spec(name, self.overrides))
         steps = np.arange(1, len(lr) + 1)
         return Curve(name, lr, _rising(steps, lr), np.empty(0, np.int64), np.empty(0))

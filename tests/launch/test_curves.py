@@ -146,6 +146,12 @@ def test_a_schedule_without_losses_may_be_predicted(reader: CurveReader, tmp_pat
     assert (curve.lr.tolist(), curve.steps.tolist(), curve.loss.tolist()) == ([0.2, 0.1], [], [])
 
 
+def test_a_schedule_that_never_moves_is_refused(reader: CurveReader, tmp_path: Path) -> None:
+    still = write(tmp_path / "still.csv", "step,lr", "1,0.0", "2,0.0", "3,0.0")
+    with pytest.raises(UsageError, match=r"still\.csv: the rate is 0 at every step"):
+        reader.schedule(still)
+
+
 def test_the_schedule_of_a_spec(tmp_path: Path) -> None:
     reader = CurveReader(tmp_path, overrides=["batch.global_size=16", "scaling={rule: linear, reference_batch: 8}"])
     curve = reader.schedule(spec_file(tmp_path))
