@@ -85,7 +85,7 @@ def run_rank(rank: int, folder: str, turns: int) -> None:
         facts = {
             "seconds": {title: values[2:] for title, values in seconds.items()},  # the first turns allocate
             "collectives": collectives,
-            "implementation": ours.implementation,
+            "implementation": ours.runs_on(),
             "parameters": sum(len(group["params"]) for group in ours.param_groups),
         }
         Path(folder, "result").write_text(json.dumps(facts), encoding="utf-8")

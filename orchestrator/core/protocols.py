@@ -121,9 +121,8 @@ class LayerwiseOptimizer(Protocol):
     per_parameter_state: ClassVar[frozenset[str]]
     """Names of state that is one number for each parameter: [parameters of a flat partition], else a scalar."""
 
-    @property
-    def implementation(self) -> str:
-        """What runs the step, for people."""
+    def runs_on(self) -> str:
+        """What runs the step, for people; all ranks ask together."""
 
     def attach(self, layout: ShardLayout) -> None:
         """Learn where parameters lie in flat partitions; whole tensors and DTensors need no telling."""

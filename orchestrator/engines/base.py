@@ -127,4 +127,4 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def choices_of(optimizer: torch.optim.Optimizer) -> dict[str, str]:
     """What runs an optimizer that can be run in several ways."""
-    return {"optimizer": optimizer.implementation} if isinstance(optimizer, LayerwiseOptimizer) else {}
+    return {"optimizer": optimizer.runs_on()} if isinstance(optimizer, LayerwiseOptimizer) else {}

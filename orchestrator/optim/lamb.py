@@ -92,8 +92,7 @@ class Lamb(LayerwiseBase):
         self._collectives = collectives or Collectives()
         self._kernels: LambKernels | None = None
 
-    @property
-    def implementation(self) -> str:
+    def runs_on(self) -> str:
         """What runs the step, for people; all ranks ask together, as they agree on it when first asked."""
         return self._chosen().title
 

@@ -100,8 +100,7 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
         check_ranges(defaults)
         super().__init__(params, defaults)
 
-    @property
-    def implementation(self) -> str:
+    def runs_on(self) -> str:
         """What runs the step, for people."""
         return "eager"
 

@@ -86,6 +86,27 @@ def test_four_workers_and_replica_groups(tmp_path: Path, reference: Reference) -
     compare(tmp_path, reference, 4, "mlp", engines, ["lamb", "lars", "lawn"])
 
 
+@pytest.mark.parametrize("name", ["lamb", "novograd", "lawn"])
+def test_state_goes_on_under_other_engines_and_numbers_of_workers(
+    tmp_path: Path, reference: Reference, name: str
+) -> None:
+    """Moments, and the numbers that NovoGrad and LAWN keep for each layer, on a way through every form of division."""
+    chain = (
+        ("zero 1", 2, 6),
+        ("ddp", 2, 9),
+        ("zero 3, offloaded in sub-groups", 3, 13),
+        ("fsdp2", 3, 16),
+        ("zero 2", 2, 20),
+    )
+    checkpoint = None
+    for index, (title, world_size, until) in enumerate(chain):
+        spec = engine_spec(ENGINES[title], world_size, MLP, optimizer=SETTINGS[name])
+        directory = prepare(tmp_path / str(index), spec, checkpoint=checkpoint)
+        run_cases(world_size, [(directory, until)])
+        checkpoint = directory.checkpoints / f"step_{until}"
+    assert largest_difference(reference("mlp", name), directory) == pytest.approx(0.0, abs=1e-5)
+
+
 def build_foreign_lamb(config: Any, model: Any, collectives: Any) -> Any:
     """A LAMB that knows nothing of partitions: pytorch_optimizer's, in the form of the paper."""
     from pytorch_optimizer import Lamb
