@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
+import importlib.util
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -113,9 +115,27 @@ def theirs(params: Sequence[nn.Parameter], where: str, **options: Any) -> Step:
         ImportError: if it is not installed.
     """
     module, name = where.rsplit(".", 1)
+    if module.startswith("timm."):
+        import_without_running("timm", "timm.optim")
     optimizer = getattr(importlib.import_module(module), name)
     step: Step = optimizer(groups(params), lr=LR, betas=BETAS, eps=EPS, **options).step
     return step
+
+
+def import_without_running(*packages: str) -> None:
+    """Make packages importable without their own ``__init__``: timm's wants torchvision, its optimizers do not.
+
+    Raises:
+        ImportError: if they are not installed.
+    """
+    for name in packages:
+        if name not in sys.modules:
+            found = importlib.util.find_spec(name)
+            if found is None or found.submodule_search_locations is None:
+                raise ImportError(f"No module named {name!r}")
+            package = ModuleType(name)
+            package.__path__ = list(found.submodule_search_locations)
+            sys.modules[name] = package
 
 
 CONTESTANTS: dict[str, Callable[[Sequence[nn.Parameter]], Step]] = {
@@ -127,8 +147,8 @@ CONTESTANTS: dict[str, Callable[[Sequence[nn.Parameter]], Step]] = {
     "torch AdamW, foreach": partial(adamw, foreach=True),
     "pytorch_optimizer Lamb, loop": partial(theirs, where="pytorch_optimizer.Lamb", foreach=False),
     "pytorch_optimizer Lamb, foreach": partial(theirs, where="pytorch_optimizer.Lamb", foreach=True),
-    "timm Lamb": partial(theirs, where="timm.optim.Lamb", max_grad_norm=None),
-    "timm Lamb, clips the gradient": partial(theirs, where="timm.optim.Lamb"),
+    "timm Lamb": partial(theirs, where="timm.optim.lamb.Lamb", max_grad_norm=None),
+    "timm Lamb, clips the gradient": partial(theirs, where="timm.optim.lamb.Lamb"),
     "apex FusedLAMB": partial(theirs, where="apex.optimizers.FusedLAMB"),
     "DeepSpeed FusedLamb": partial(theirs, where="deepspeed.ops.lamb.FusedLamb"),
 }
