@@ -134,7 +134,7 @@ def import_without_running(*packages: str) -> None:
             if found is None or found.submodule_search_locations is None:
                 raise ImportError(f"No module named {name!r}")
             package = ModuleType(name)
-            package.__path__ = list(found.submodule_search_locations)
+            package.__spec__, package.__path__ = found, list(found.submodule_search_locations)
             sys.modules[name] = package
 
 
