@@ -263,7 +263,8 @@ def check_ranges(options: dict[str, Any]) -> None:
         ValueError: on a negative rate, eps or decay, or an average's decay outside [0, 1).
     """
     for name in ("lr", "eps", "weight_decay"):
-        if name in options and not options[name] >= 0:
+        # Adafactor and CAME have several eps, which their own classes know.
+        if isinstance(options.get(name), int | float) and not options[name] >= 0:
             raise ValueError(f"{name} is {options[name]}; it must be at least 0.")
     for value in (*options.get("betas", ()), *([options["momentum"]] if "momentum" in options else [])):
         if not 0 <= value < 1:

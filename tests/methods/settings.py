@@ -5,7 +5,7 @@ SETTINGS: dict[str, dict[str, dict]] = {
         "sgd": {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}},
         "adamw": {"optimizer": {"name": "adamw", "lr": 0.01}},
         "lamb": {"optimizer": {"name": "lamb", "lr": 0.02}},
-        "lars": {"optimizer": {"name": "lars", "lr": 5.0, "weight_decay": 1e-4, "trust_coefficient": 0.01}},
+        "lars": {"optimizer": {"name": "lars", "lr": 0.2, "weight_decay": 1e-4, "trust_coefficient": 0.1}},
         "lans": {"optimizer": {"name": "lans", "lr": 0.02}},
         "novograd": {"optimizer": {"name": "novograd", "lr": 0.02, "weight_decay": 1e-3}},
         "lawn": {"optimizer": {"name": "lawn", "lr": 0.01, "free_steps": 2}},
