@@ -8,7 +8,7 @@ SETTINGS: dict[str, dict[str, dict]] = {
         "lars": {"optimizer": {"name": "lars", "lr": 0.2, "weight_decay": 1e-4, "trust_coefficient": 0.1}},
         "lans": {"optimizer": {"name": "lans", "lr": 0.02}},
         "novograd": {"optimizer": {"name": "novograd", "lr": 0.02, "weight_decay": 1e-3}},
-        "lawn": {"optimizer": {"name": "lawn", "lr": 0.01, "free_steps": 2}},
+        "lawn": {"optimizer": {"name": "lawn", "lr": 0.01, "free_steps": 1}},
         "adafactor": {"optimizer": {"name": "adafactor", "lr": 0.05}},
         "came": {"optimizer": {"name": "came", "lr": 0.001}},
         "radam": {"optimizer": {"name": "radam", "lr": 0.1}},
