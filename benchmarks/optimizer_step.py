@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, default=1, help="of torch, as one of several ranks on a node would have")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--without", nargs="+", choices=CONTESTANTS, default=[], help="compiling takes minutes")
     parser.add_argument("--output", type=Path, default=None, help="default: a dated file beside this script")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -242,6 +243,9 @@ def main() -> None:
     loads: list[float] = []
     for size in options.sizes:
         for title in CONTESTANTS:
+            if title in options.without:
+                missing[f"{title}: left out (--without)."] = None
+                continue
             if title in GPU_ONLY and options.device.type != "cuda":
                 missing[f"{title}: needs a GPU."] = None
                 continue
