@@ -121,9 +121,8 @@ class EagerLamb:
         """See the protocol."""
         rows = []
         for p, g, m, v, c in zip(batch.p, batch.g, batch.m, batch.v, batch.coefficients, strict=True):
-            m.lerp_(g, 1 - c.beta1)
-            v.mul_(c.beta2).addcmul_(g, g, value=1 - c.beta2)
-            rows.append(torch.stack([sum_of_squares(p), sum_of_squares(direction(p, m, v, c))]))
+            _average(g, m, v, c)
+            rows.append(_sums(p, direction(p, m, v, c)))
         return torch.stack(rows)
 
     def apply(self, batch: LambBatch, ratios: Tensor) -> None:
@@ -133,9 +132,22 @@ class EagerLamb:
 
     def update(self, batch: LambBatch) -> Tensor:
         """See the protocol."""
-        sums = self.measure(batch)
-        self.apply(batch, trust_ratios(sums, batch.coefficients))
-        return sums
+        rows = []
+        for p, g, m, v, c in zip(batch.p, batch.g, batch.m, batch.v, batch.coefficients, strict=True):
+            _average(g, m, v, c)
+            u = direction(p, m, v, c)
+            rows.append(_sums(p, u))
+            p.sub_(u.mul_(trust_ratios(rows[-1][None], [c])[0]), alpha=c.lr)
+        return torch.stack(rows)
+
+
+def _average(g: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> None:
+    m.lerp_(g, 1 - c.beta1)
+    v.mul_(c.beta2).addcmul_(g, g, value=1 - c.beta2)
+
+
+def _sums(p: Tensor, u: Tensor) -> Tensor:
+    return torch.stack([sum_of_squares(p), sum_of_squares(u)])
 
 
 def direction(p: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> Tensor:
