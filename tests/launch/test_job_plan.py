@@ -128,7 +128,7 @@ def test_optimizers_keep_and_compute_what_is_planned(load, tmp_path):
         "{name: adamw}": (2, 2),
         "{name: adamw, amsgrad: true}": (3, 2),
         "{name: lamb, implementation: eager}": (2, 2),
-        "{name: lars}": (1, 1),
+        "{name: lars, adapt: all}": (1, 1),
         "{name: lans}": (2, 3),
         "{name: novograd}": (1, 1),
         "{name: lawn, free_steps: 2}": (2, 3),
