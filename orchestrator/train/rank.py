@@ -26,6 +26,7 @@ from orchestrator.tracking.tracker import NullTracker, RunTracker
 from orchestrator.train.assemble import assemble
 from orchestrator.train.context import RankContext
 from orchestrator.train.export import export_weights
+from orchestrator.train.host_memory import keep_freed_memory
 from orchestrator.train.phases import train_phases
 
 
@@ -49,6 +50,7 @@ def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str
     rank = int(os.environ.get("RANK", "0"))
     log = directory.rank_log(attempt, rank)
     _redirect_output(log)
+    keep_freed_memory()
     # What libraries call of torch is theirs to change; their every call would be a line of the log.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     try:
