@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from orchestrator.core.collectives import Collectives
@@ -39,5 +38,14 @@ class ShardLayout:
     """By the name of the parameter: the same names in the same order on every rank."""
     collectives: Collectives
     """Whose sum over ranks makes a whole of the runs."""
-    device: torch.device
-    """Where the collectives expect their messages."""
+
+
+def by_partition(runs: Mapping[str, Run]) -> list[list[tuple[str, Run]]]:
+    """The runs of each flat partition with the names of their parameters.
+
+    A parameter's place in its list is its number wherever a partition has one number for each of its parameters.
+    """
+    partitions: dict[Tensor, list[tuple[str, Run]]] = {}
+    for name, run in runs.items():
+        partitions.setdefault(run.flat, []).append((name, run))
+    return list(partitions.values())

@@ -78,18 +78,18 @@ def own_share(parameter: Any, rank: int) -> tuple[int, int]:
     return start, min(size, parameter.ds_numel - start)
 
 
-def prove_layout(runs: dict[nn.Parameter, Run], collectives: Collectives, device: torch.device) -> None:
+def prove_layout(runs: dict[nn.Parameter, Run], collectives: Collectives) -> None:
     """Make sure that the runs of all ranks cover every parameter once, with the model's own values. A collective.
 
     Args:
         runs: this rank's, of the same parameters in the same order on every rank.
         collectives: over all ranks.
-        device: where they expect their messages; partitions may lie elsewhere.
 
     Raises:
         UnsupportedLayoutError: where they do not.
     """
     lengths = [run.length if _has_values_of(parameter, run) else -1 for parameter, run in runs.items()]
+    device = collectives.device  # partitions may lie elsewhere
     found = torch.tensor([lengths, [_sum_of_indices(run) for run in runs.values()]], dtype=torch.int64, device=device)
     collectives.sum_(found)
     sizes = [prod(run.shape) for run in runs.values()]

@@ -128,3 +128,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def choices_of(optimizer: torch.optim.Optimizer) -> dict[str, str]:
     """What runs an optimizer that can be run in several ways."""
     return {"optimizer": optimizer.runs_on()} if isinstance(optimizer, LayerwiseOptimizer) else {}
+
+
+def report_of(optimizer: torch.optim.Optimizer) -> Mapping[str, Tensor]:
+    """What the last step did to each layer, where the optimizer looks at layers."""
+    return optimizer.report() if isinstance(optimizer, LayerwiseOptimizer) else {}

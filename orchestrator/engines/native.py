@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.protocols import LayerwiseOptimizer, LossFunction, MicroBatch
+from orchestrator.core.protocols import LossFunction, MicroBatch
 from orchestrator.core.shards import Piece, SavedState
 from orchestrator.core.state_naming import (
     create_optimizer_state,
@@ -18,7 +18,7 @@ from orchestrator.core.state_naming import (
     model_pieces,
     optimizer_pieces,
 )
-from orchestrator.engines.base import EngineBase, choices_of, set_learning_rate
+from orchestrator.engines.base import EngineBase, choices_of, report_of, set_learning_rate
 from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.precision import Precision
 
@@ -69,8 +69,7 @@ class NativeEngine(EngineBase):
         scaler.update()
         if scaler.is_enabled():
             report["loss_scale"] = scaler.get_scale()
-        if isinstance(self.optimizer, LayerwiseOptimizer):
-            report.update(self.optimizer.report())
+        report.update(report_of(self.optimizer))
         self._clear_gradients()
         return report
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.core.errors import CheckpointError
-from orchestrator.core.layout import Run, ShardLayout
+from orchestrator.core.layout import Run, ShardLayout, by_partition
 from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import LayerwiseOptimizer, LossFunction, MicroBatch
 from orchestrator.core.shards import Piece, SavedState, piece_of
@@ -27,7 +26,7 @@ from orchestrator.core.zero_layout import (
     prove_layout,
     runs_by_name,
 )
-from orchestrator.engines.base import EngineBase, choices_of, set_learning_rate
+from orchestrator.engines.base import EngineBase, choices_of, report_of, set_learning_rate
 from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.precision import DynamicLossScale, Precision
 
@@ -55,14 +54,15 @@ class ZeroEngine(EngineBase):
         self._bound: float | None = None
         self._loss_scale = DynamicLossScale(enabled=parts.spec.train.precision == "fp16")
         self._runs = layout_of_partitions(self._zero, parts.collectives.rank)
-        prove_layout(self._runs, parts.collectives, parts.device)
+        prove_layout(self._runs, parts.collectives)
         self._runs_by_name = runs_by_name(self.model, self._runs)
-        self._index_in_partition = _indices(self._runs_by_name)
+        self._index_in_partition = {
+            name: index for members in by_partition(self._runs_by_name) for index, (name, _) in enumerate(members)
+        }
         self._per_parameter_state: frozenset[str] = frozenset()
         if isinstance(self._zero.optimizer, LayerwiseOptimizer):
             self._per_parameter_state = self._zero.optimizer.per_parameter_state
-            layout = ShardLayout(runs=self._runs_by_name, collectives=parts.collectives, device=parts.device)
-            self._zero.optimizer.attach(layout)
+            self._zero.optimizer.attach(ShardLayout(runs=self._runs_by_name, collectives=parts.collectives))
 
     def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
         """See the base class."""
@@ -85,9 +85,7 @@ class ZeroEngine(EngineBase):
         if self._loss_scale.is_enabled:
             self._loss_scale.update(overflowed=bool(self._zero.overflow))
             report["loss_scale"] = self._loss_scale.scale
-        if isinstance(self._zero.optimizer, LayerwiseOptimizer):
-            report.update(self._zero.optimizer.report())
-        return report
+        return {**report, **report_of(self._zero.optimizer)}
 
     def _clip_within_bound(self, gradients: Any, total_norm: Any) -> None:
         """DeepSpeed's own clipping, which it calls for one partition after another, with the bound of this step."""
@@ -194,13 +192,3 @@ def _state_piece(run: Run, value: Any) -> Piece:
         # A copy: every parameter of the partition reads its own, and they are compared before one counts.
         return Piece(data=value.detach().clone().view(1), start=0, shape=(), on_all_ranks=True, live=value)
     raise CheckpointError(f"Optimizer state of the form {type(value).__name__} cannot be saved from a flat partition.")
-
-
-def _indices(runs: Mapping[str, Run]) -> dict[str, int]:
-    """The number of every parameter among those of its partition."""
-    seen: Counter[Tensor] = Counter()
-    indices = {}
-    for name, run in runs.items():
-        indices[name] = seen[run.flat]
-        seen[run.flat] += 1
-    return indices

@@ -32,8 +32,6 @@ def attach(optimizer: LayerwiseBase, deepspeed_engine: Any) -> None:
     if deepspeed_engine.optimizer.optimizer is not optimizer:
         raise ValueError(f"the DeepSpeed engine steps with another optimizer than this {type(optimizer).__name__}")
     collectives = Collectives(deepspeed_engine.data_parallel_group)
-    device = deepspeed_engine.device
     runs = layout_of_partitions(deepspeed_engine.optimizer, collectives.rank)
-    prove_layout(runs, collectives, device)
-    layout = ShardLayout(runs=runs_by_name(deepspeed_engine.module, runs), collectives=collectives, device=device)
-    optimizer.attach(layout)
+    prove_layout(runs, collectives)
+    optimizer.attach(ShardLayout(runs=runs_by_name(deepspeed_engine.module, runs), collectives=collectives))

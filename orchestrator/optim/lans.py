@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from orchestrator.core.collectives import Collectives
 from orchestrator.optim.grouping import parameter_groups
 from orchestrator.optim.layerwise import LayerwiseBase, Part, is_adapted
+from orchestrator.optim.moments import denominator, move_moments_
 from orchestrator.optim.reduction import Reduction
 from orchestrator.optim.sums import sum_of_squares
 from orchestrator.spec.methods.layerwise_optimizers import Lans as LansConfig
@@ -82,14 +83,14 @@ class Lans(LayerwiseBase):
     def _average(self, part: Part, gradient: Tensor) -> None:
         beta1, beta2 = part.group["betas"]
         state = self.state[part.tensor]
-        part.of(state["exp_avg"]).lerp_(gradient, 1 - beta1)
-        part.of(state["exp_avg_sq"]).mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        m, v = part.of(state["exp_avg"]), part.of(state["exp_avg_sq"])
+        move_moments_(m, v, gradient, beta1=beta1, beta2=beta2)
 
     def _directions(self, part: Part, length: Tensor) -> tuple[Tensor, Tensor]:
         """The two directions r and c, new tensors."""
         (beta1, beta2), state = part.group["betas"], self.state[part.tensor]
         step = int(state["step"])
-        root = (part.of(state["exp_avg_sq"]) / (1 - beta2**step)).sqrt_().add_(part.group["eps"])
+        root = denominator(part.of(state["exp_avg_sq"]), 1 - beta2**step, part.group["eps"])
         p, decay = part.of(part.tensor), part.group["weight_decay"]
         mean = (part.of(state["exp_avg"]) / (1 - beta1**step)).div_(root).add_(p, alpha=decay)
         return mean, _normalized(part, length).div_(root).add_(p, alpha=decay)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from orchestrator.core.collectives import Collectives
 from orchestrator.optim.grouping import parameter_groups
 from orchestrator.optim.layerwise import LayerwiseBase, Part
+from orchestrator.optim.moments import denominator, move_moments_
 from orchestrator.optim.reduction import Reduction
 from orchestrator.optim.sums import sum_of_products, sum_of_squares
 from orchestrator.spec.methods.layerwise_optimizers import Lawn as LawnConfig
@@ -102,8 +103,8 @@ class Lawn(LayerwiseBase):
 
     def _average(self, part: Part, gradient: Tensor) -> None:
         (beta1, beta2), state = part.group["betas"], self.state[part.tensor]
-        part.of(state["exp_avg"]).lerp_(gradient, 1 - beta1)
-        part.of(state["exp_avg_sq"]).mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        m, v = part.of(state["exp_avg"]), part.of(state["exp_avg_sq"])
+        move_moments_(m, v, gradient, beta1=beta1, beta2=beta2)
 
     def _direction(self, part: Part) -> Tensor:
         """Adam's direction, a new tensor."""
@@ -111,7 +112,7 @@ class Lawn(LayerwiseBase):
         step = int(state["step"])
         if self._reset_moments and self._is_held(part):
             step -= self._free_steps
-        root = (part.of(state["exp_avg_sq"]) / (1 - beta2**step)).sqrt_().add_(part.group["eps"])
+        root = denominator(part.of(state["exp_avg_sq"]), 1 - beta2**step, part.group["eps"])
         direction: Tensor = (part.of(state["exp_avg"]) / (1 - beta1**step)).div_(root)
         return direction
 

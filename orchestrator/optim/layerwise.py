@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from orchestrator.core.errors import UnsupportedLayoutError
-from orchestrator.core.layout import Run, ShardLayout
+from orchestrator.core.layout import Run, ShardLayout, by_partition
 from orchestrator.optim.reduction import NOTHING_DIVIDED, Reduction, reduction_of_dtensors
 
 
@@ -111,10 +111,8 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
 
     def attach(self, layout: ShardLayout) -> None:
         """Learn where parameters lie that were laid into flat partitions."""
-        self._layout = {}
-        for name, run in layout.runs.items():
-            self._layout.setdefault(id(run.flat), []).append((name, run))
-        self._layout_reduction = Reduction.over(layout.collectives, layout.device)
+        self._layout = {id(members[0][1].flat): members for members in by_partition(layout.runs)}
+        self._layout_reduction = Reduction.over(layout.collectives)
         self._calls.clear()
 
     @torch.no_grad()

@@ -47,9 +47,9 @@ class Reduction:
         return self if self.copies is None else replace(self, copies=self.copies[list(rows)])
 
     @classmethod
-    def over(cls, collectives: Collectives, device: torch.device) -> Reduction:
+    def over(cls, collectives: Collectives) -> Reduction:
         """Over all ranks of the job, each with elements of its own."""
-        return NOTHING_DIVIDED if collectives.world_size == 1 else cls(collectives.sum_, device)
+        return NOTHING_DIVIDED if collectives.world_size == 1 else cls(collectives.sum_, collectives.device)
 
 
 NOTHING_DIVIDED = Reduction(None, torch.device("cpu"))

@@ -48,9 +48,10 @@ def list_to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Betas = Annotated[
-    tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], BeforeValidator(list_to_tuple)
-]
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+"""Decay rate of a running average, in [0, 1)."""
+
+Betas = Annotated[tuple[DecayRate, DecayRate], BeforeValidator(list_to_tuple)]
 """Two decay rates of running averages, each in [0, 1)."""
 
 Patterns = Annotated[

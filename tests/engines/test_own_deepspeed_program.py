@@ -109,7 +109,7 @@ def corrupted(name: str) -> str:
     parameter, run = next((p, r) for p, r in runs.items() if r.length > 1)
     for wrong in (replace(run, length=run.length - 1), replace(run, offset=run.offset + 1)):
         try:
-            prove_layout({**runs, parameter: wrong}, collectives, torch.device("cpu"))
+            prove_layout({**runs, parameter: wrong}, collectives)
         except UnsupportedLayoutError as error:
             message = str(error)
         else:

@@ -120,7 +120,7 @@ def test_means_of_long_columns_are_exact(shape: tuple[int, ...], dim: int) -> No
 
 
 def test_flat_partitions_are_refused() -> None:
-    layout = ShardLayout(runs={}, collectives=Collectives(), device=torch.device("cpu"))
+    layout = ShardLayout(runs={}, collectives=Collectives())
     with pytest.raises(UnsupportedLayoutError, match="Adafactor needs rows and columns"):
         Adafactor([nn.Parameter(torch.ones(3))]).attach(layout)
 

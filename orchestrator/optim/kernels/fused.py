@@ -48,14 +48,7 @@ class FusedLamb:
 
     def measure(self, batch: LambBatch) -> Tensor:
         """See the protocol."""
-        if not supports(batch):
-            return self._eager.measure(batch)
-        sums = torch.empty(len(batch.p), 2, dtype=torch.float64)
-        call = _Call(batch)
-        self._library.lamb_measure(
-            call.n, call.sizes, call.p, call.g, call.m, call.v, call.rows, call.threads, sums.data_ptr()
-        )
-        return sums
+        return _with_sums(self._library.lamb_measure, batch) if supports(batch) else self._eager.measure(batch)
 
     def apply(self, batch: LambBatch, ratios: Tensor) -> None:
         """See the protocol."""
@@ -71,11 +64,7 @@ class FusedLamb:
         """See the protocol."""
         if not supports(batch):
             return self._eager.update(batch)
-        sums = torch.empty(len(batch.p), 2, dtype=torch.float64)
-        call = _Call(batch)
-        self._library.lamb_update(
-            call.n, call.sizes, call.p, call.g, call.m, call.v, call.rows, call.threads, sums.data_ptr()
-        )
+        sums = _with_sums(self._library.lamb_update, batch)
         torch.autograd.graph.increment_version(batch.p)
         return sums
 
@@ -98,6 +87,14 @@ class _Call:
         numbers = chain.from_iterable(map(attrgetter(*COLUMNS), batch.coefficients))
         self.rows = (ctypes.c_double * (self.n * len(COLUMNS)))(*numbers)
         self.threads = torch.get_num_threads()
+
+
+def _with_sums(function: Any, batch: LambBatch) -> Tensor:
+    """Call a function of the library that reads gradients and leaves sums; returns them, [n, 2]."""
+    sums = torch.empty(len(batch.p), 2, dtype=torch.float64)
+    call = _Call(batch)
+    function(call.n, call.sizes, call.p, call.g, call.m, call.v, call.rows, call.threads, sums.data_ptr())
+    return sums
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[Any]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.core.errors import OrchestratorError
+from orchestrator.optim.moments import denominator, move_moments_
 from orchestrator.optim.sums import sum_of_squares
 
 
@@ -121,7 +122,7 @@ class EagerLamb:
         """See the protocol."""
         rows = []
         for p, g, m, v, c in zip(batch.p, batch.g, batch.m, batch.v, batch.coefficients, strict=True):
-            _average(g, m, v, c)
+            move_moments_(m, v, g, beta1=c.beta1, beta2=c.beta2)
             rows.append(_sums(p, direction(p, m, v, c)))
         return torch.stack(rows)
 
@@ -134,16 +135,11 @@ class EagerLamb:
         """See the protocol."""
         rows = []
         for p, g, m, v, c in zip(batch.p, batch.g, batch.m, batch.v, batch.coefficients, strict=True):
-            _average(g, m, v, c)
+            move_moments_(m, v, g, beta1=c.beta1, beta2=c.beta2)
             u = direction(p, m, v, c)
             rows.append(_sums(p, u))
             p.sub_(u.mul_(trust_ratios(rows[-1][None], [c])[0]), alpha=c.lr)
         return torch.stack(rows)
-
-
-def _average(g: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> None:
-    m.lerp_(g, 1 - c.beta1)
-    v.mul_(c.beta2).addcmul_(g, g, value=1 - c.beta2)
 
 
 def _sums(p: Tensor, u: Tensor) -> Tensor:
@@ -152,5 +148,5 @@ def _sums(p: Tensor, u: Tensor) -> Tensor:
 
 def direction(p: Tensor, m: Tensor, v: Tensor, c: Coefficients) -> Tensor:
     """U = (m / correction1) / (sqrt(v / correction2) + eps) + lambda p, a new tensor."""
-    denominator = (v / c.correction2).sqrt_().add_(c.eps)
-    return (m / c.correction1).div_(denominator).add_(p, alpha=c.weight_decay)
+    root = denominator(v, c.correction2, c.eps)
+    return (m / c.correction1).div_(root).add_(p, alpha=c.weight_decay)

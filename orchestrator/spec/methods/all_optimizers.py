@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from orchestrator.spec.methods.factored_optimizers import FactoredOptimizer
-from orchestrator.spec.methods.layerwise_optimizers import LayerwiseOptimizer
+from orchestrator.spec.methods.layerwise_optimizers import LayerwiseConfig
 from orchestrator.spec.methods.optimizers import OwnOptimizer
 from orchestrator.spec.methods.package_optimizers import PackageOptimizer
 
 OptimizerConfig = Annotated[
-    OwnOptimizer | LayerwiseOptimizer | FactoredOptimizer | PackageOptimizer, Field(discriminator="name")
+    OwnOptimizer | LayerwiseConfig | FactoredOptimizer | PackageOptimizer, Field(discriminator="name")
 ]

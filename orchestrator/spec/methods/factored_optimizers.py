@@ -8,10 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from orchestrator.spec.methods.engines import ROWS
 from orchestrator.spec.methods.optimizers import OptimizerBase
-from orchestrator.spec.section import NonNegativeFloat, PositiveFloat, list_to_tuple
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
-"""Decay rate of a running average."""
+from orchestrator.spec.section import DecayRate, NonNegativeFloat, PositiveFloat, list_to_tuple
 
 
 class Adafactor(OptimizerBase):
@@ -48,7 +45,7 @@ class Came(OptimizerBase):
     name: Literal["came"]
     lr: PositiveFloat = 2e-4
     """Learning rate before the scaling rule and the schedule."""
-    betas: Annotated[tuple[Decay, Decay, Decay], BeforeValidator(list_to_tuple)] = (0.9, 0.999, 0.9999)
+    betas: Annotated[tuple[DecayRate, DecayRate, DecayRate], BeforeValidator(list_to_tuple)] = (0.9, 0.999, 0.9999)
     """Decay rates of the averaged update, of the squared gradients, and of the squared distances between update and
     average."""
     eps: Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(list_to_tuple)] = (1e-30, 1e-16)

@@ -7,16 +7,14 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from orchestrator.spec.methods.optimizers import AdaptedGroup, LayerwiseBase, OptimizerBase
-from orchestrator.spec.section import Betas, NonNegativeFloat, PositiveFloat, list_to_tuple
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+from orchestrator.spec.section import Betas, DecayRate, NonNegativeFloat, PositiveFloat, list_to_tuple
 
 
 class Lars(LayerwiseBase):
     """LARS, layer-wise rates for momentum SGD (arXiv 1708.03888)."""
 
     name: Literal["lars"]
-    momentum: Fraction = 0.9
+    momentum: DecayRate = 0.9
     """Momentum factor."""
     momentum_style: Literal["lr_inside", "lr_outside", "ema_normalized"] = "lr_inside"
     """lr_inside: the momentum sums steps, rate included (paper); lr_outside: it sums adapted gradients (timm, LARC);
@@ -88,4 +86,4 @@ class Lawn(OptimizerBase):
         return self
 
 
-LayerwiseOptimizer = Lars | Lans | NovoGrad | Lawn
+LayerwiseConfig = Lars | Lans | NovoGrad | Lawn

@@ -8,10 +8,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.spec.methods.engines import WHOLE_TENSORS
 from orchestrator.spec.methods.optimizers import OptimizerBase
-from orchestrator.spec.section import Betas, NonNegativeFloat, Patterns, PositiveFloat, PositiveInt
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
-"""Decay rate of a running average."""
+from orchestrator.spec.section import Betas, DecayRate, NonNegativeFloat, Patterns, PositiveFloat, PositiveInt
 
 
 class AdamLike(OptimizerBase):
@@ -175,7 +172,7 @@ class Prodigy(OneRate):
     """
 
     name: Literal["prodigy"]
-    beta3: Decay | None = None
+    beta3: DecayRate | None = None
     """Decay rate of the estimate's averages; null is the root of the second of `betas`."""
     d_coef: PositiveFloat = 1.0
     """Factor on the estimate: 0.5 and 2 are cautious and bold."""
@@ -196,7 +193,7 @@ class Muon(OptimizerBase):
     name: Literal["muon"]
     lr: PositiveFloat = 0.02
     """Learning rate of matrices, before the scaling rule and the schedule."""
-    momentum: Decay = 0.95
+    momentum: DecayRate = 0.95
     """Decay rate of the averaged gradient."""
     nesterov: bool = True
     """Nesterov momentum."""
