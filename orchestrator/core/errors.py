@@ -38,3 +38,7 @@ class UnsupportedLayoutError(OrchestratorError):
 
 class DataError(OrchestratorError):
     """The data cannot be served as asked for."""
+
+
+class UndecodableError(OrchestratorError):
+    """The workers' messages at hand do not determine the gradient of the whole batch."""
