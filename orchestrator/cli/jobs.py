@@ -16,6 +16,7 @@ from orchestrator.cli.output import aligned, emit, emit_fields, emit_json, phase
 from orchestrator.cli.report import place_text
 from orchestrator.cli.result import last_evaluation, mlflow_fields, wall_time_s
 from orchestrator.cli.tail import last_lines
+from orchestrator.cli.workers import rows_as_json, table, worker_rows
 from orchestrator.core.errors import SUCCESS, TIMED_OUT
 from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory, read_json_lines
 
@@ -42,16 +43,19 @@ def list_jobs(storage: Storage = None, as_json: Json = False) -> None:
 def status(job: JobName, storage: Storage = None, as_json: Json = False) -> None:
     """Print what a job is doing.
 
-    Phase and reason, progress, where things are, and what to do next.
+    Phase and reason, progress, where things are, what to do next, and how long each worker takes for its own part.
     """
     from orchestrator.launch.control import reconcile
 
     run = open_job(job, storage)
     state = reconcile(run)
+    rows = worker_rows(run)
     if as_json:
-        emit_json(summary(run, state))
-    else:
-        emit_fields(_status_fields(run, state))
+        emit_json({**summary(run, state), "workers": rows_as_json(rows)})
+        return
+    emit_fields(_status_fields(run, state))
+    if rows:
+        emit("\n" + "\n".join(table(rows)))
 
 
 def stop(

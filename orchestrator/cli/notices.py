@@ -48,6 +48,16 @@ def _placed(event: Event) -> Notice | None:
     return Notice(f"{event['script']} starts on {counted(event['workers'], 'worker')}")
 
 
+def _straggler(event: Event) -> Notice:
+    pace = f"{event['ratio']:.1f}x the time of the others since step {event['since_step']:,}"
+    return Notice(f"rank {event['worker']} on {event['node']} is slow: {pace}", "warning")
+
+
+def _straggler_over(event: Event) -> Notice:
+    steps = counted(event["num_steps"], "slow step")
+    return Notice(f"rank {event['worker']} on {event['node']} keeps up again after {steps}")
+
+
 WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "connected": _connected,
     "waiting": lambda event: Notice(f"waiting: {event['reason']}"),
@@ -56,6 +66,8 @@ WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "resumed": _resumed,
     "phase": _phase,
     "checkpoint_saved": lambda event: Notice(f"checkpoint saved at step {event['step']:,}"),
+    "straggler": _straggler,
+    "straggler_over": _straggler_over,
     "restarting": lambda event: Notice(f"{event['message']}; restarting ({event['budget']})", "warning"),
     "gave_up": lambda event: Notice(f"not restarted ({event['budget']})", "warning"),
     "stop_requested": lambda _: Notice("somebody asked for a stop"),

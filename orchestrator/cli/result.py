@@ -11,6 +11,7 @@ from orchestrator.cli.figures import duration, figure
 from orchestrator.cli.follow import EVALUATION_PREFIX, evaluation_of, parsed
 from orchestrator.cli.output import emit, emit_fields, paint, phase_text, tell
 from orchestrator.cli.tail import last_lines
+from orchestrator.cli.workers import slowest_worker
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS
 from orchestrator.core.run_directory import RunDirectory, last_json_line, read_json_lines
 
@@ -81,6 +82,7 @@ def result_fields(run: RunDirectory, state: Mapping[str, Any]) -> dict[str, Any]
         "loss": figure(last["loss"]) if "loss" in last else None,
         **{key: figure(value) for key, value in last_evaluation(run).items()},
         "wall time": None if seconds is None else duration(seconds),
+        "slowest worker": slowest_worker(run),
         "run directory": run.root,
         "model": run.model_file if state["phase"] == "succeeded" and run.model_file.exists() else None,
         **mlflow_fields(run, state),

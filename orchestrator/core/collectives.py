@@ -60,6 +60,11 @@ class Collectives:
             for tensor, piece in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
                 tensor.detach().copy_(piece.view_as(tensor))
 
+    def broadcast_from_(self, tensor: Tensor, source: int) -> None:
+        """Overwrite the tensor of every rank by that of one."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, src=source, group=self.group)
+
     def broadcast_model_(self, model: nn.Module, device: torch.device) -> None:
         """Overwrite the weights and buffers of a model in host memory by rank 0's, one by one over the device."""
         for tensor in (*model.parameters(), *model.buffers()):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.protocols import Exchange
+from orchestrator.core.protocols import Exchange, RoundExchange
 from orchestrator.spec.job import JobSpec
 
 
@@ -23,7 +23,7 @@ class EngineParts:
     """Freshly built, whole, in host memory."""
     build_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     """Makes the optimizer over the model's parameters as they are when it is called."""
-    build_exchange: Callable[[], Exchange]
+    build_exchange: Callable[[], Exchange | RoundExchange]
     """For engines that leave gradients to the exchange."""
     collectives: Collectives
     device: torch.device

@@ -11,7 +11,9 @@ from orchestrator.core.values import BatchPlan, DataPosition, ExchangeReport, St
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from orchestrator.core.flat_shards import FlatShards
     from orchestrator.core.layout import ShardLayout
+    from orchestrator.core.served import RoundRequest
     from orchestrator.core.shards import Piece, SavedState
 
 
@@ -88,6 +90,26 @@ class Exchange(Protocol):
         """Forget the gradients of the step that was taken."""
 
 
+@runtime_checkable
+class RoundExchange(Protocol):
+    """An exchange of the served topology: workers elsewhere compute, the shards of the model receive the sum."""
+
+    def attach(self, model: nn.Module, shards: FlatShards) -> None:
+        """Take charge of the gradients of this shard's parameters."""
+
+    def collect(self, request: RoundRequest) -> dict[str, Tensor]:
+        """Have a step computed; leaves the sum in the gradients and returns metrics that sum to means over shards."""
+
+    def finish(self) -> ExchangeReport:
+        """What the step cost."""
+
+    def clear(self) -> None:
+        """Forget the gradients of the step that was taken."""
+
+    def close(self) -> None:
+        """End the workers' rounds."""
+
+
 class Tracker(Protocol):
     """Carries metrics and events to the run directory and to MLflow. Never raises into training."""
 
@@ -131,6 +153,22 @@ class LayerwiseOptimizer(Protocol):
         """What the last step did to each layer: scalars in host memory, equal on all ranks, complete a step later."""
 
 
+@runtime_checkable
+class LossOptimizer(Protocol):
+    """An optimizer whose step depends on the loss and not on its gradient alone; it steps on all parameters at once."""
+
+    def take_loss(self, loss: Tensor) -> None:
+        """The mean loss over the global batch of the step that comes next, a scalar, equal on all ranks."""
+
+
+@runtime_checkable
+class CurvatureOptimizer(Protocol):
+    """An optimizer whose step depends on the diagonal of the loss's Hessian."""
+
+    def take_curvature(self, estimates: Mapping[Tensor, Tensor]) -> None:
+        """An estimate of the diagonal for the step that comes next, by parameter, equal on all ranks."""
+
+
 class Engine(Protocol):
     """Owns the model, its optimizer and the step; names no method."""
 
@@ -149,6 +187,9 @@ class Engine(Protocol):
 
     def evaluating(self) -> AbstractContextManager[nn.Module]:
         """The model in evaluation mode, without gradients."""
+
+    def close(self) -> None:
+        """End what works beside the training."""
 
     def pieces(self) -> dict[str, Piece]:
         """This rank's live pieces of model and optimizer state under engine-independent names, all of them named."""

@@ -1,7 +1,7 @@
 """The run directory: the durable record of one job, and the only place that knows its file names. No torch.
 
 <storage>/<name>/
-  job.yaml  resolved.yaml  state.json  events.jsonl  metrics.jsonl  model.safetensors
+  job.yaml  resolved.yaml  state.json  events.jsonl  metrics.jsonl  worker_times.jsonl  model.safetensors
   code/     the spec's folder as submitted
   logs/<attempt>/rank_<k>.log, logs/driver.log
   checkpoints/step_<n>/, LATEST
@@ -96,6 +96,11 @@ class RunDirectory:
         return self.root / "metrics.jsonl"
 
     @property
+    def worker_times_file(self) -> Path:
+        """``worker_times.jsonl``: how long each worker computed in each step."""
+        return self.root / "worker_times.jsonl"
+
+    @property
     def logs(self) -> Path:
         """``logs/``."""
         return self.root / "logs"
@@ -123,6 +128,10 @@ class RunDirectory:
     def rank_log(self, attempt: int, rank: int) -> Path:
         """Output of one rank in one attempt."""
         return self.logs / str(attempt) / f"rank_{rank}.log"
+
+    def shard_log(self, attempt: int, shard: int) -> Path:
+        """Output of one shard of a served job in one attempt."""
+        return self.logs / str(attempt) / f"shard_{shard}.log"
 
     def read_state(self) -> dict[str, Any]:
         """The state, or an empty mapping where there is none yet."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.core.errors import CheckpointError
+from orchestrator.core.protocols import CurvatureOptimizer, LossOptimizer
 from orchestrator.core.shards import Piece, piece_of
 
 MODEL = "model."
@@ -79,6 +80,10 @@ def create_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
         parameter.grad = torch.zeros_like(parameter)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
+    if isinstance(optimizer, LossOptimizer):
+        optimizer.take_loss(torch.zeros((), dtype=torch.float64))
+    if isinstance(optimizer, CurvatureOptimizer):
+        optimizer.take_curvature({parameter: torch.zeros_like(parameter) for parameter in gradients})
     optimizer.step()
     for parameter, gradient in gradients.items():
         parameter.grad = gradient

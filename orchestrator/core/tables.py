@@ -14,6 +14,9 @@ OPTIMIZERS = {
     "lans": "orchestrator.optim.lans:build_lans",
     "novograd": "orchestrator.optim.novograd:build_novograd",
     "lawn": "orchestrator.optim.lawn:build_lawn",
+    "swats": "orchestrator.optim.swats:build_swats",
+    "momo": "orchestrator.optim.momo:build_momo",
+    "adahessian": "orchestrator.optim.adahessian:build_adahessian",
     "adafactor": "orchestrator.optim.adafactor:build_adafactor",
     "came": "orchestrator.optim.came:build_came",
     "radam": "orchestrator.optim.packages:build_torch",
@@ -34,12 +37,15 @@ SCHEDULES = {
     "cosine": "orchestrator.optim.schedules:cosine",
 }
 ENGINES = {
-    "ddp": "orchestrator.engines.ddp:DdpEngine",
+    "ddp": "orchestrator.engines.ddp:build_ddp",
     "fsdp2": "orchestrator.engines.fsdp2:build_fsdp2",
     "deepspeed": "orchestrator.engines.deepspeed:build_deepspeed",
     "accelerate": "orchestrator.engines.accelerate:build_accelerate",
 }
-EXCHANGES = {"all_reduce": "orchestrator.exchange.all_reduce:AllReduceExchange"}
+EXCHANGES = {
+    "all_reduce": "orchestrator.exchange.all_reduce:AllReduceExchange",
+    "coded": "orchestrator.exchange.served.exchange:ServedExchange",
+}
 CONTROLLERS = {"constant": "orchestrator.batching.constant:ConstantController"}
 SOURCES = {
     "recipe": "orchestrator.data.sources:recipe_datasets",

@@ -58,9 +58,15 @@ class ExchangeReport:
     """What one exchange of gradients cost."""
 
     bytes_sent: int
-    """Payload that one rank handed to the collective, in bytes."""
+    """Payload that one rank handed to the collective, or that all workers pushed to the shards, in bytes."""
     workers_used: int
     """Workers whose gradients are in the update."""
+    coverage: float = 1.0
+    """Share of the batch that is in the update."""
+    residual: float = 0.0
+    """Distance between the weights that the chunks of the batch have in the update, before scaling, and all ones."""
+    slowest_worker_ratio: float | None = None
+    """How many times longer than the others the slowest worker takes; None where the exchange does not know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,10 +61,7 @@ class EngineBase(ABC):
         Returns:
             That loss, and ``loss`` and the recipe's metrics, detached, with the same weight.
         """
-        with self._precision.forward():
-            value, metrics = loss(self._called, micro.batch)
-        weighted = {"loss": value, **metrics}
-        return value * micro.weight, {name: m.detach().float() * micro.weight for name, m in weighted.items()}
+        return weighted_loss(self._called, micro, loss, self._precision)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
@@ -86,6 +83,9 @@ class EngineBase(ABC):
         Returns:
             What only the engine knows: ``grad_norm`` before clipping, ``loss_scale``, ``bytes_sent``.
         """
+
+    def close(self) -> None:
+        """End what works beside the training; here nothing does."""
 
     @abstractmethod
     def pieces(self) -> dict[str, Piece]:
@@ -110,6 +110,16 @@ class EngineBase(ABC):
     @abstractmethod
     def load_numbers(self, state: Mapping[str, Any]) -> None:
         """Restore ``numbers``."""
+
+
+def weighted_loss(
+    model: nn.Module, micro: MicroBatch, loss: LossFunction, precision: Precision
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a micro-batch times its share of the global batch; ``loss`` and the metrics, detached, likewise."""
+    with precision.forward():
+        value, metrics = loss(model, micro.batch)
+    weighted = {"loss": value, **metrics}
+    return value * micro.weight, {name: m.detach().float() * micro.weight for name, m in weighted.items()}
 
 
 def fill_missing_gradients(parameters: list[nn.Parameter]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from orchestrator.core.collectives import Collectives
 from orchestrator.spec.job import Train
 
 
@@ -18,9 +19,11 @@ class Clipping:
 
     Args:
         train: with ``clip_grad_norm`` or ``auto_clip``, or neither.
+        collectives: over ranks each of which has the gradients of other tensors; None where every rank has all.
     """
 
-    def __init__(self, train: Train) -> None:
+    def __init__(self, train: Train, collectives: Collectives | None = None) -> None:
+        self._collectives = collectives
         self._fixed = train.clip_grad_norm
         self._auto = train.auto_clip
         self._norms: deque[float] = deque(maxlen=None if self._auto is None else self._auto.history)
@@ -47,6 +50,10 @@ class Clipping:
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
+        if self._collectives is not None:
+            square = norm.double().square()
+            self._collectives.sum_(square)
+            norm = square.sqrt().to(norm)
         nn.utils.clip_grads_with_norm_(parameters, self.bound(norm), norm)
         return norm
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.protocols import LossFunction, MicroBatch
+from orchestrator.core.protocols import LossFunction, LossOptimizer, MicroBatch
 from orchestrator.core.shards import Piece, SavedState
 from orchestrator.core.state_naming import (
     create_optimizer_state,
@@ -49,17 +49,23 @@ class NativeEngine(EngineBase):
         self.optimizer = optimizer
         self._clipping = clipping
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._takes_loss = isinstance(optimizer, LossOptimizer)
+        self._losses: list[Tensor] = []
 
     def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
         """See the base class."""
         self._begin_backward(is_last=micro.is_last)
         value, weighted = self._forward(micro, loss)
         self._backward(self._precision.scaler.scale(value))
+        if self._takes_loss:
+            self._losses.append(weighted["loss"])
         return weighted
 
     def step(self, lr: float) -> dict[str, Tensor | float]:
         """See the base class."""
         report = self._sum_gradients()
+        if self._takes_loss:
+            self._hand_over_loss()
         scaler = self._precision.scaler
         set_learning_rate(self.optimizer, lr)
         if self._clipping.is_on:
@@ -72,6 +78,15 @@ class NativeEngine(EngineBase):
         report.update(report_of(self.optimizer))
         self._clear_gradients()
         return report
+
+    def _hand_over_loss(self) -> None:
+        """Tell the optimizer the mean loss of the step, which one number from each rank adds up to."""
+        assert isinstance(self.optimizer, LossOptimizer)
+        total = torch.stack(self._losses).sum(dtype=torch.float64)
+        message = total.to(self._collectives.device)
+        self._collectives.sum_(message)
+        self.optimizer.take_loss(message.to(total.device))
+        self._losses.clear()
 
     def _backward(self, value: Tensor) -> None:
         value.backward()

@@ -1,9 +1,10 @@
-"""One life of a job: a gang of Ray Train workers from placement to their end."""
+"""One life of a job, from the placement of its processes to their end; here a gang of Ray Train workers."""
 
 from __future__ import annotations
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -31,7 +32,7 @@ class Ended:
     """One clause for a person."""
 
 
-def _ended(value: dict[str, Any]) -> Ended:
+def ended(value: dict[str, Any]) -> Ended:
     """What rank 0 returned: a script's words, or the steps of a training."""
     if "message" in value:
         return Ended(value["outcome"], value["message"])
@@ -40,7 +41,7 @@ def _ended(value: dict[str, Any]) -> Ended:
     return Ended(value["outcome"], text)
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """Ray puts whole tracebacks into its messages; what happened is their last line."""
     return (str(error).strip().splitlines() or [""])[-1]
 
@@ -49,12 +50,61 @@ def _without_note(rank: int, error: Exception) -> Failure:
     """A rank that left no note was killed, or failed before it could write one (an import, the process group)."""
     if isinstance(error, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError):
         return Failure(cause="worker_lost", message=f"rank {rank} disappeared", rank=rank, details=str(error))
-    message = f"rank {rank} could not start: {type(error).__name__}: {_last_line(error)}"
+    message = f"rank {rank} could not start: {type(error).__name__}: {last_line(error)}"
     return Failure(cause="worker_crash", message=message, rank=rank, details=str(error))
 
 
-class Attempt:
-    """Runs a Ray Train trainer's ``fit`` in a thread, so that the driver's main thread keeps its signals and its clock.
+class Attempt(ABC):
+    """One life of a job in a thread, so that the driver's main thread keeps its signals and its clock.
+
+    Args:
+        directory: the job's run directory.
+        number: the attempt, from 1.
+        first_log: file name of the log that shows that the attempt has its processes.
+    """
+
+    def __init__(self, directory: RunDirectory, number: int, *, first_log: str) -> None:
+        self._log_folder = directory.rank_log(number, 0).parent
+        self._first_log = first_log
+        self._result: Ended | Failure | None = None
+        self._thread = threading.Thread(target=self._keep_result, name=f"attempt-{number}", daemon=True)
+
+    def start(self) -> None:
+        """Place the workers and start training."""
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> Ended | Failure | None:
+        """The result, or None where there is none within the time."""
+        self._thread.join(timeout_s)
+        return None if self._thread.is_alive() else self._result
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether the first process has started: it opens its log first."""
+        return (self._log_folder / self._first_log).exists()
+
+    def _keep_result(self) -> None:
+        try:
+            self._result = self._run()
+        except Exception as error:
+            self._result = Failure(cause="infrastructure", message=f"{type(error).__name__}: {error}")
+
+    @abstractmethod
+    def _run(self) -> Ended | Failure:
+        """Live this life; an exception is a failure of the infrastructure."""
+
+    def _note_of(self, process: str, rank: int | None) -> tuple[int, Failure] | None:
+        """What a failed process left beside its log, and when; None where it left nothing."""
+        note = self._log_folder / f"failure_{process}.json"
+        if not note.exists():
+            return None
+        failure = Failure(**json.loads(note.read_text(encoding="utf-8")), rank=rank)
+        return note.stat().st_mtime_ns, failure
+
+
+class GangAttempt(Attempt):
+    """Runs a Ray Train trainer's ``fit``.
 
     Ray restarts nothing by itself: every restart is the driver's decision and is written down.
 
@@ -74,50 +124,29 @@ class Attempt:
         env: dict[str, str],
         rank_arguments: dict[str, Any],
     ) -> None:
-        self._log_folder = directory.rank_log(number, 0).parent
+        super().__init__(directory, number, first_log="rank_0.log")
         self._num_workers = spec.resources.workers
         self._has_script = isinstance(spec, ScriptJobSpec)
         self._trainer = _trainer(spec, str(self._log_folder), env, rank_arguments)
-        self._result: Ended | Failure | None = None
-        self._thread = threading.Thread(target=self._run, name=f"attempt-{number}", daemon=True)
 
-    def start(self) -> None:
-        """Place the workers and start training."""
-        self._log_folder.mkdir(parents=True, exist_ok=True)
-        self._thread.start()
-
-    def wait(self, timeout_s: float) -> Ended | Failure | None:
-        """The result, or None where there is none within the time."""
-        self._thread.join(timeout_s)
-        return None if self._thread.is_alive() else self._result
-
-    @property
-    def has_workers(self) -> bool:
-        """Whether rank 0 has started: it opens its log first."""
-        return (self._log_folder / "rank_0.log").exists()
-
-    def _run(self) -> None:
+    def _run(self) -> Ended | Failure:
         try:
-            self._result = _ended(self._trainer.fit().return_value)
+            return ended(self._trainer.fit().return_value)
         except TrainingFailedError as error:
-            self._result = self._explain(error)
-        except Exception as error:
-            self._result = Failure(cause="infrastructure", message=f"{type(error).__name__}: {error}")
+            return self._explain(error)
 
     def _explain(self, error: TrainingFailedError) -> Failure:
         """Tell a worker that raised, and left a note, from one that disappeared, and left none."""
         lost, noted = [], []
         worker_failures = getattr(error, "worker_failures", {})
         for rank in range(self._num_workers):
-            note = self._log_folder / f"failure_rank_{rank}.json"
-            if note.exists():
-                failure = Failure(**json.loads(note.read_text(encoding="utf-8")), rank=rank)
-                noted.append((note.stat().st_mtime_ns, failure))
+            if (note := self._note_of(f"rank_{rank}", rank)) is not None:
+                noted.append(note)
             elif rank in worker_failures:
                 lost.append(_without_note(rank, worker_failures[rank]))
         failures = [*lost, *(failure for _, failure in sorted(noted, key=itemgetter(0)))]
         if not failures:
-            return Failure(cause="infrastructure", message=_last_line(error), details=str(error))
+            return Failure(cause="infrastructure", message=last_line(error), details=str(error))
         # A script that loses its neighbor fails in its own name; only the order tells which one was the first.
         return failures[0] if self._has_script else first_cause(failures)
 

@@ -12,13 +12,32 @@ from typing import Any
 import ray
 
 from orchestrator.core.errors import OutOfReachError
-from orchestrator.spec.job import Resources
+from orchestrator.spec.job import AnyJobSpec, JobSpec, Resources
+from orchestrator.spec.methods.coded import Coded
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 """An embedded cluster moves weights through torch.distributed; its object store carries small messages only."""
 
 
-def connect(resources: Resources, *, embedded: bool) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """Processes that a served job needs beside its workers."""
+
+    count: int
+    cpus_each: float
+
+
+NO_SHARDS = Shards(0, 0.0)
+
+
+def shards_of(spec: AnyJobSpec) -> Shards:
+    """The job's shards; none where its workers exchange gradients themselves."""
+    if isinstance(spec, JobSpec) and isinstance(spec.exchange, Coded):
+        return Shards(spec.exchange.shards, spec.exchange.cpus_per_shard)
+    return NO_SHARDS
+
+
+def connect(spec: AnyJobSpec, *, embedded: bool) -> dict[str, Any]:
     """Attach to the cluster that this process runs in, or start a private one.
 
     A private cluster is told that it has at least as many CPUs as the job asks for: four workers on a two-core
@@ -44,12 +63,15 @@ def connect(resources: Resources, *, embedded: bool) -> dict[str, Any]:
     # Ray runs workers at niceness 15, behind everything else on the machine; here they are what the machine is for.
     os.environ.setdefault("RAY_worker_niceness", "0")
     cores = os.cpu_count() or 1
-    needed = math.ceil(resources.workers * resources.cpus_per_worker)
+    shards = shards_of(spec)
+    # Ray refuses fractions above one, and shards reserve at least a thousandth each.
+    needed = math.ceil(spec.resources.workers * spec.resources.cpus_per_worker + shards.count * max(shards.cpus_each, 1))
     ray.init(
         address="local",
         num_cpus=max(cores, needed),
         include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
+        # Served jobs move weights and gradients through it: Ray's own choice, a third of the memory.
+        object_store_memory=None if shards.count else _OBJECT_STORE_BYTES,
         **quiet,
     )
     return {"address": "embedded", "cpus": cores, "oversubscribed": needed > cores}
@@ -67,14 +89,16 @@ class Waits:
     reason: str
 
 
-def admit(resources: Resources, nodes: list[Mapping[str, float]]) -> Fits | Waits:
-    """Whether all workers fit into what the nodes have free, by whole workers per node. Pure.
+def admit(resources: Resources, nodes: list[Mapping[str, float]], shards: Shards = NO_SHARDS) -> Fits | Waits:
+    """Whether all workers and shards fit into what the nodes have free, by whole ones per node. Pure.
 
     Args:
         resources: what the job asks for.
         nodes: free resources of each node, by Ray's names (CPU, GPU).
+        shards: what it needs beside its workers.
     """
-    places = [_places(resources, node) for node in nodes]
+    left = _without(shards, nodes)
+    places = [_places(resources, node) for node in left]
     if resources.placement == "strict_spread":
         fitting = sum(place > 0 for place in places)
     elif resources.placement == "strict_pack":
@@ -84,10 +108,22 @@ def admit(resources: Resources, nodes: list[Mapping[str, float]]) -> Fits | Wait
     if fitting >= resources.workers:
         return Fits()
     free = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    beside = f" beside {shards.count} shards of {shards.cpus_each:g} CPUs" if shards.count else ""
     return Waits(
         f"needs {resources.workers} workers of {resources.cpus_per_worker:g} CPUs and {resources.gpus_per_worker} GPUs"
-        f" ({resources.placement}); {fitting} fit now, {free['CPU']:g} CPUs and {free['GPU']:g} GPUs are free"
+        f" ({resources.placement}){beside}; {fitting} fit now, {free['CPU']:g} CPUs and {free['GPU']:g} GPUs are free"
     )
+
+
+def _without(shards: Shards, nodes: list[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """What is free once the shards are placed, each on the node with the most free CPUs; nothing where they do not fit."""
+    left = [dict(node) for node in nodes]
+    for _ in range(shards.count):
+        node = max(left, key=lambda node: node.get("CPU", 0.0), default={})
+        if node.get("CPU", 0.0) + 1e-6 < shards.cpus_each:
+            return []
+        node["CPU"] = node.get("CPU", 0.0) - shards.cpus_each
+    return list(left)
 
 
 def _places(resources: Resources, node: Mapping[str, float]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -44,6 +45,21 @@ def share(count: int, index: int, num_shares: int) -> tuple[int, int]:
     base, remainder = divmod(count, num_shares)
     start = index * base + min(index, remainder)
     return start, start + base + (index < remainder)
+
+
+def weighted_share(count: int, index: int, weights: Sequence[int]) -> tuple[int, int]:
+    """Start and stop of one of several contiguous shares in proportion to their weights; with equal ones ``share``.
+
+    Every share is its exact part rounded down, or one more: what is left over goes to the largest fractions, of equal
+    ones to the first.
+    """
+    total = sum(weights)
+    sizes = [count * weight // total for weight in weights]
+    by_fraction = sorted(range(len(weights)), key=lambda i: (-(count * weights[i] % total), i))
+    for i in by_fraction[: count - sum(sizes)]:
+        sizes[i] += 1
+    start = sum(sizes[:index])
+    return start, start + sizes[index]
 
 
 def num_micro_batches(num_samples: int, workers: int, micro_batch_size: int | None) -> int:

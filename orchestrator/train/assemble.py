@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,33 +11,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.checkpoint.listing import latest_checkpoint
+from orchestrator.checkpoint.listing import latest_checkpoint, step_of
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.core import tables
 from orchestrator.core.errors import RecipeError
 from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import Engine, Tracker, TrainData
-from orchestrator.core.seeding import seed_everything
-from orchestrator.core.user_code import user_code
 from orchestrator.core.values import DataPosition, PhaseStart
+from orchestrator.core.worker_watch import WorkerWatch
+from orchestrator.data.chunks import RoundData
 from orchestrator.data.loader import MapStyleData
 from orchestrator.data.randomness import phase_seed
 from orchestrator.data.stream import StreamData, is_stream, stream_length_error
-from orchestrator.engines.modules import checkpoint_activations, compile_model
 from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.coded import Coded
+from orchestrator.spec.methods.engines import LOCAL_GRADIENTS
 from orchestrator.spec.phases import phases_of
 from orchestrator.spec.scaling import scaled_optimizer, warmup_samples
 from orchestrator.train.context import RankContext
 from orchestrator.train.evaluation import Evaluator
 from orchestrator.train.loop import Job
 from orchestrator.train.phases import Phase
-from orchestrator.train.recipe import CheckedLoss, load_recipe
+from orchestrator.train.rank_times import RankTimes
+from orchestrator.train.recipe import CheckedLoss
 from orchestrator.train.recorder import Recorder
 from orchestrator.train.snapshots import Snapshots, open_writer, restore
+from orchestrator.train.sources import Source, build_model, count_ahead, count_samples, read_source
 
 
-def assemble(spec: JobSpec, context: RankContext, tracker: Tracker) -> Iterator[Phase]:
+def assemble(spec: JobSpec, context: RankContext, tracker: Tracker) -> Generator[Phase, None, None]:
     """Build one rank's training and restore the latest checkpoint where there is one.
 
     Model, optimizer state and engine are those of the first phase throughout. What belongs to a phase is made when it
@@ -54,13 +57,6 @@ def assemble(spec: JobSpec, context: RankContext, tracker: Tracker) -> Iterator[
     return _Assembly(spec, context, tracker).phases()
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    recipe: Any
-    train_set: Any
-    eval_set: Any
-
-
 class _Assembly:
     """What all phases of a rank's training share."""
 
@@ -70,23 +66,39 @@ class _Assembly:
         self._context = context
         self._tracker = tracker
         # Also where training goes on in a later phase: a model may depend on the data that it was first made for.
-        self._source = _read_source(self._phases[0], context.run_directory.code)
+        self._source = read_source(self._phases[0], context.run_directory.code)
         self._optimizers: list[torch.optim.Optimizer] = []
-        self._engine = self._build_engine(self._phases[0], self._source.recipe)
         checkpoint = latest_checkpoint(context.run_directory.checkpoints)
+        watch = _open_watch(context, tracker, last_step=0 if checkpoint is None else step_of(checkpoint))
+        # Where others compute for the ranks, it is their times that count, and the exchange has them.
+        self._times = RankTimes(
+            context.collectives,
+            context.device,
+            watch if context.links is None else None,
+            works_alone=LOCAL_GRADIENTS in spec.engine.provides,
+        )
+        self._exchange_arguments = () if context.links is None else (context.links, watch)
+        self._engine = self._build_engine(self._phases[0], self._source.recipe)
         self._manifest = None if checkpoint is None else restore(spec, checkpoint, self._engine)
         self._writer = open_writer(spec, context, tracker)
 
-    def phases(self) -> Iterator[Phase]:
+    def phases(self) -> Generator[Phase, None, None]:
         """See ``assemble``."""
         start = PhaseStart() if self._manifest is None else self._manifest.phase
         later = self._phases[start.index + 1 :]
         # What is wrong with a later phase is an error now, not when the phase begins.
-        samples = {index: _count_ahead(phase, self._code) for index, phase in enumerate(later, start.index + 1)}
+        samples = {index: count_ahead(phase, self._code) for index, phase in enumerate(later, start.index + 1)}
+        try:
+            yield from self._in_turn(start, samples)
+        finally:
+            self._engine.close()
+
+    def _in_turn(self, start: PhaseStart, samples: Mapping[int, int]) -> Iterator[Phase]:
+        """The phases from ``start`` on; ``samples`` are those of the later ones, by index."""
         manifest = self._manifest
         for index in range(start.index, len(self._phases)):
             if index > 0:
-                self._source = _read_source(self._phases[index], self._code)
+                self._source = read_source(self._phases[index], self._code)
             job = self._job(start, manifest)
             to_come = self._phases[index + 1 :]
             steps = [job.total_steps, *(phase.train.steps for phase in to_come)]
@@ -112,7 +124,8 @@ class _Assembly:
         if manifest is not None:
             controller.load_state_dict(manifest.controller)
         num_samples = count_samples(spec, source.train_set)
-        data = _build_data(spec, source, context, start=start, position=position, total_samples=num_samples)
+        step = start.step if manifest is None else manifest.step
+        data = _build_data(spec, source, context, start=start, position=position, step=step, total_samples=num_samples)
         self._set_optimizer(spec)
         return Job(
             engine=self._engine,
@@ -126,7 +139,9 @@ class _Assembly:
                 log_every=spec.train.log_every,
                 stop_requested=context.run_directory.stop_file.exists,
                 tolerate_overflow=spec.train.precision == "fp16",
+                times=self._times if context.links is None else None,
             ),
+            times=self._times,
             evaluate=Evaluator(spec, source.recipe, source.eval_set, self._engine, context),
             saver=Snapshots(
                 self._spec, context, self._writer, engine=self._engine, controller=controller, data=data, phase=start
@@ -137,7 +152,7 @@ class _Assembly:
             total_samples=start.samples + num_samples,
             eval_every=spec.train.eval_every,
             save_every=spec.checkpoint.every,
-            step=start.step if manifest is None else manifest.step,
+            step=step,
             samples=start.samples + position.samples,
         )
 
@@ -150,19 +165,15 @@ class _Assembly:
 
     def _build_engine(self, spec: JobSpec, recipe: Any) -> Engine:
         context = self._context
-        seed_everything(spec.train.seed)
-        with user_code(f"{type(recipe).__name__}.build_model", self._code):
-            model: nn.Module = recipe.build_model()
-        if spec.train.activation_checkpointing is not None:
-            checkpoint_activations(model, spec.train.activation_checkpointing)
-        if spec.train.compile is not None:
-            compile_model(model, spec.train.compile)
         parts = EngineParts(
             spec=spec,
-            model=model,
+            model=build_model(spec, recipe, self._code),
             build_optimizer=self._build_optimizer,
             build_exchange=partial(
-                tables.load(tables.EXCHANGES, spec.exchange.name), spec.exchange, context.collectives
+                tables.load(tables.EXCHANGES, spec.exchange.name),
+                spec.exchange,
+                context.collectives,
+                *self._exchange_arguments,
             ),
             collectives=context.collectives,
             device=context.device,
@@ -181,47 +192,31 @@ class _Assembly:
         return optimizer
 
 
-def _read_source(spec: JobSpec, folder: Path) -> _Source:
-    """Recipe and data of a phase, the same whenever they are made."""
-    seed_everything(spec.train.seed)
-    recipe = load_recipe(spec.recipe, folder)
-    train_set, eval_set = tables.load(tables.SOURCES, spec.data.source.name)(spec.data.source, recipe, folder)
-    return _Source(recipe, train_set, eval_set)
-
-
-def _count_ahead(spec: JobSpec, folder: Path) -> int:
-    """Samples of a phase that has not begun; its data are made only where they must be counted."""
-    if spec.train.epochs is not None:
-        return count_samples(spec, _read_source(spec, folder).train_set)
-    seed_everything(spec.train.seed)
-    load_recipe(spec.recipe, folder)
-    return count_samples(spec, train_set=None)
-
-
-def count_samples(spec: JobSpec, train_set: Any) -> int:
-    """Length of a phase in samples.
-
-    Raises:
-        DataError: where the length is given in epochs and the data is a stream, which has none.
-    """
-    if spec.train.samples is not None:
-        return spec.train.samples
-    if spec.train.steps is not None:
-        return spec.train.steps * spec.batch.global_size
-    if is_stream(train_set):
-        raise stream_length_error("train.epochs")
-    return (spec.train.epochs or 0) * len(train_set)
+def _open_watch(context: RankContext, tracker: Tracker, *, last_step: int) -> WorkerWatch | None:
+    """What takes the workers' times, on rank 0: they are the ranks themselves, or compute for these."""
+    if context.collectives.rank > 0:
+        return None
+    return WorkerWatch(context.run_directory, tracker, context.worker_nodes, last_step=last_step)
 
 
 def _build_data(
     spec: JobSpec,
-    source: _Source,
+    source: Source,
     context: RankContext,
     *,
     start: PhaseStart,
     position: DataPosition,
+    step: int,
     total_samples: int,
 ) -> TrainData:
+    if context.links is not None:
+        return RoundData(
+            phase=start.index,
+            step=step,
+            total_samples=total_samples,
+            position=position,
+            draw_factor=_draw_factor(spec, context.links.num_workers),
+        )
     common: dict[str, Any] = {
         "collate": getattr(source.recipe, "collate", None),
         "seed": phase_seed(spec.train.seed, start.index),
@@ -240,6 +235,11 @@ def _build_data(
         prefetch=spec.data.prefetch,
         **common,
     )
+
+
+def _draw_factor(spec: JobSpec, num_workers: int) -> Fraction:
+    assert isinstance(spec.exchange, Coded)  # only served exchanges have links
+    return spec.exchange.draw_factor(num_workers)
 
 
 def _build_schedule(spec: JobSpec, train_set: Any, total_samples: int, start: PhaseStart) -> SampleSchedule:

@@ -4,7 +4,7 @@ One step, with the seam that answers at each line::
 
     plan = controller.plan(stats)                         # BatchController: how many samples
     num_samples, micro_batches = data.step(plan)          # Data: which samples, in which micro-batches
-    for micro in micro_batches:
+    for micro in micro_batches:                           # timed: here the rank works and waits for nobody
         engine.forward_backward(micro, recipe.loss)       # Engine + Recipe; Exchange starts with the last one
     engine.step(schedule.lr(samples, num_samples))        # Exchange ends, Optimizer updates
     recorder.record(...)                                  # Tracker: one line of metrics
@@ -24,6 +24,7 @@ from orchestrator.core.protocols import BatchController, Engine, LossFunction, S
 from orchestrator.core.seeding import seed_everything
 from orchestrator.core.values import BatchPlan, StepStats
 from orchestrator.optim.schedules import SampleSchedule
+from orchestrator.train.rank_times import RankTimes
 from orchestrator.train.recorder import Recorder
 
 Outcome = Literal["finished", "stopped"]
@@ -39,6 +40,7 @@ class Job:
     controller: BatchController
     schedule: SampleSchedule
     recorder: Recorder
+    times: RankTimes
     evaluate: Callable[[], dict[str, float]]
     """Metrics over the evaluation data; empty where there is none."""
     saver: Saver
@@ -94,8 +96,12 @@ def _take_step(job: Job, plan: BatchPlan) -> None:
     lr = job.schedule.lr(job.samples, num_samples) * plan.lr_factor
     job.engine.begin_step()
     weighted: dict[str, Tensor] = {}
+    # Ranks may wait for each other before this and after `stop`; what lies between is a rank's own.
+    job.times.start(job.step + 1)
     for micro in micro_batches:
         _accumulate(weighted, job.engine.forward_backward(micro, job.loss))
+        job.times.count(micro.batch)
+    job.times.stop()
     engine_facts = job.engine.step(lr)
     job.step += 1
     job.samples += num_samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Phase:
     """Samples at the end of the last phase."""
 
 
-def train_phases(phases: Iterator[Phase], context: RankContext, tracker: Tracker) -> tuple[Outcome, int]:
+def train_phases(phases: Generator[Phase, None, None], context: RankContext, tracker: Tracker) -> tuple[Outcome, int]:
     """Train one phase after the other until all are done or somebody asks for a stop; the outcome and the last step.
 
     Raises:
@@ -39,17 +39,18 @@ def train_phases(phases: Iterator[Phase], context: RankContext, tracker: Tracker
     """
     outcome: Outcome = "finished"
     step = 0
-    for index, phase in enumerate(phases):
-        job = phase.job
-        _announce(phase, "phase" if index else "resumed" if job.step else "started", context, tracker)
-        _spare_what_stays()
-        with closing(job.data):
-            outcome, step = train(job), job.step
-        if job.recorder.stopping and phase.number < phase.count:
-            # Asked for in the phase's last step: the next phase is the resumed job's.
-            outcome = "stopped"
-        if outcome == "stopped":
-            break
+    with closing(phases):
+        for index, phase in enumerate(phases):
+            job = phase.job
+            _announce(phase, "phase" if index else "resumed" if job.step else "started", context, tracker)
+            _spare_what_stays()
+            with closing(job.data):
+                outcome, step = train(job), job.step
+            if job.recorder.stopping and phase.number < phase.count:
+                # Asked for in the phase's last step: the next phase is the resumed job's.
+                outcome = "stopped"
+            if outcome == "stopped":
+                break
     return outcome, step
 
 
@@ -58,8 +59,8 @@ def _announce(phase: Phase, name: str, context: RankContext, tracker: Tracker) -
     job = phase.job
     choices = job.engine.choices()  # the ranks agree on them
     if context.collectives.rank == 0:
-        fields = {"step": job.step, "samples": job.samples, "workers": len(context.nodes), "nodes": context.nodes}
-        fields |= {"phase": phase.number, "phases": phase.count, "global_size": phase.global_batch_size}
+        fields = {"step": job.step, "samples": job.samples, "workers": len(context.worker_nodes)}
+        fields |= {"nodes": context.worker_nodes, "phase": phase.number, "phases": phase.count, "global_size": phase.global_batch_size}
         fields |= choices
         tracker.event(name, {**fields, "total_samples": phase.total_samples, "total_steps": phase.total_steps})
         print(

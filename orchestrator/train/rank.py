@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import traceback
-import warnings
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from orchestrator.checkpoint.listing import latest_checkpoint, step_of
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.errors import OrchestratorError, RecipeError
 from orchestrator.core.protocols import Tracker
-from orchestrator.core.run_directory import RunDirectory, write_atomically
+from orchestrator.core.run_directory import RunDirectory
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_recipe_job
 from orchestrator.tracking.metrics_file import trim_metrics
@@ -26,8 +20,8 @@ from orchestrator.tracking.tracker import NullTracker, RunTracker
 from orchestrator.train.assemble import assemble
 from orchestrator.train.context import RankContext
 from orchestrator.train.export import export_weights
-from orchestrator.train.host_memory import keep_freed_memory
 from orchestrator.train.phases import train_phases
+from orchestrator.train.process import device_of, own_process
 
 
 def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str, node: str) -> dict[str, Any]:
@@ -47,27 +41,23 @@ def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str
         ``outcome`` (finished or stopped) and ``step``.
     """
     directory = RunDirectory(run_directory)
-    rank = int(os.environ.get("RANK", "0"))
-    log = directory.rank_log(attempt, rank)
-    _redirect_output(log)
-    keep_freed_memory()
-    # What libraries call of torch is theirs to change; their every call would be a line of the log.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-    try:
+    with own_process(directory.rank_log(attempt, int(os.environ.get("RANK", "0")))):
         spec = load_recipe_job(directory.resolved_spec)
-        return _train(spec, directory, attempt, tracking_uri, mlflow_run_id, node)
-    except Exception as error:
-        _leave_failure(log.with_name(f"failure_rank_{rank}.json"), error)
-        raise
+        torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
+        collectives = Collectives()
+        context = RankContext(
+            run_directory=directory,
+            attempt=attempt,
+            collectives=collectives,
+            device=device_of(spec),
+            nodes=tuple(collectives.all_gather_object(node)),
+        )
+        return train_job(spec, context, tracking_uri, mlflow_run_id)
 
 
-def _train(spec: JobSpec, directory: RunDirectory, attempt: int, uri: str, run_id: str, node: str) -> dict[str, Any]:
-    torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
-    collectives = Collectives()
-    nodes = tuple(collectives.all_gather_object(node))
-    context = RankContext(
-        run_directory=directory, attempt=attempt, collectives=collectives, device=_device(spec), nodes=nodes
-    )
+def train_job(spec: JobSpec, context: RankContext, uri: str, run_id: str) -> dict[str, Any]:
+    """Train a job as the rank that the context describes; ``outcome`` and ``step``."""
+    directory, collectives = context.run_directory, context.collectives
     tracker = _open_tracker(directory, uri, run_id) if collectives.rank == 0 else NullTracker()
     try:
         with _watch_node(spec, context, uri, run_id):
@@ -93,33 +83,3 @@ def _watch_node(spec: JobSpec, context: RankContext, uri: str, run_id: str) -> A
     if every_s is None or context.nodes.index(node) != context.collectives.rank:
         return nullcontext()
     return SystemMetrics(uri, run_id, node, every_s)
-
-
-def _device(spec: JobSpec) -> torch.device:
-    if spec.resources.gpus_per_worker == 0:
-        return torch.device("cpu")
-    # Ray names the device of a worker that may see all GPUs of its node; torchrun counts by local rank.
-    device = torch.device(os.environ.get("ACCELERATE_TORCH_DEVICE", f"cuda:{os.environ.get('LOCAL_RANK', '0')}"))
-    torch.cuda.set_device(device)
-    return device
-
-
-def _redirect_output(log: Path) -> None:
-    """Send everything that this process prints, C libraries included, to the rank's own log file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with log.open("ab") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    # Ray replaces sys.stdout by a wrapper with its own file; ours must write to the descriptors again.
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-
-
-def _leave_failure(path: Path, error: Exception) -> None:
-    cause = "user_error" if isinstance(error, RecipeError) else "worker_crash"
-    details = traceback.format_exc()
-    message = str(error) if isinstance(error, OrchestratorError) else f"{type(error).__name__}: {error}"
-    write_atomically(path, json.dumps({"cause": cause, "message": message, "details": details}))
-    print(details, file=sys.stderr, flush=True)

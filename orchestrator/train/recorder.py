@@ -13,6 +13,7 @@ from torch import Tensor
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import RecipeError
 from orchestrator.core.protocols import Tracker
+from orchestrator.train.rank_times import RankTimes
 
 MAX_NON_FINITE_STEPS = 25
 """fp16 only: steps in a row whose loss may be inf or nan while the loss scale adapts."""
@@ -31,7 +32,8 @@ class _Pending:
 class Recorder:
     """Reduces each step's weighted metrics over ranks in one message and hands them to the tracker.
 
-    The same message tells all ranks whether somebody asked for a stop, so they stop at one step.
+    The same message tells all ranks whether somebody asked for a stop, so they stop at one step, and rank 0 how long
+    each rank computed.
 
     Args:
         tracker: of rank 0; other ranks have one that forgets.
@@ -39,6 +41,7 @@ class Recorder:
         log_every: steps between two lines.
         stop_requested: asked on rank 0 at each step.
         tolerate_overflow: whether a non-finite loss may pass for some steps (fp16).
+        times: of this rank; None where the ranks that record are not those that compute.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class Recorder:
         log_every: int,
         stop_requested: Callable[[], bool],
         tolerate_overflow: bool,
+        times: RankTimes | None = None,
     ) -> None:
         self._tracker = tracker
+        self._times = times
         self._collectives = collectives
         self._log_every = log_every
         self._stop_requested = stop_requested
@@ -70,10 +75,12 @@ class Recorder:
             weighted: scalars that add up to means over ranks; the same names on every rank.
             facts: scalars that are equal on all ranks, logged as they are.
         """
-        self.flush()
+        self._read()
         stop = float(self._collectives.rank == 0 and self._stop_requested())
         scalars = [value.double() for value in weighted.values()]
         vector = torch.stack([torch.full_like(scalars[0], stop), *scalars])
+        if self._times is not None:
+            vector = torch.cat([vector, self._times.message(like=vector)])
         # Not waited for: the message travels while the next step computes.
         work = self._collectives.sum_(vector, wait=False)
         self._pending = _Pending(step, list(weighted), vector, work, dict(facts))
@@ -89,6 +96,11 @@ class Recorder:
         Raises:
             RecipeError: where the loss is not finite.
         """
+        self._read(always=always)
+        if self._times is not None:
+            self._times.flush()
+
+    def _read(self, *, always: bool = False) -> None:
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -96,13 +108,17 @@ class Recorder:
             pending.work.wait()
         stop, *values = pending.vector.tolist()
         self.stopping = self.stopping or stop > 0
-        metrics = dict(zip(pending.names, values, strict=True))
+        num_metrics = len(pending.names)
+        metrics = dict(zip(pending.names, values[:num_metrics], strict=True))
+        if self._times is not None:
+            self._times.read(values[num_metrics:])
         self.last_loss = metrics["loss"]
         if always or pending.extra or pending.step % self._log_every == 0:
             facts = {
                 name: value.item() if isinstance(value, Tensor) else value for name, value in pending.facts.items()
             }
-            self._tracker.log(pending.step, {**metrics, **facts, **pending.extra})
+            ratio = {} if self._times is None else self._times.facts()
+            self._tracker.log(pending.step, {**metrics, **facts, **ratio, **pending.extra})
         self._guard(pending.step, metrics["loss"])
 
     def _guard(self, step: int, loss: float) -> None:

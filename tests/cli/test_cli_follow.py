@@ -152,6 +152,14 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
         "phase 2 of 2 starts at step 7,038: 32,768 samples per step",
     ),
     "checkpoint_saved": ({"step": 1200, "path": "x"}, "checkpoint saved at step 1,200"),
+    "straggler": (
+        {"worker": 3, "node": "10.0.0.7", "ratio": 1.84, "since_step": 1200, "num_steps": 21},
+        "rank 3 on 10.0.0.7 is slow: 1.8x the time of the others since step 1,200",
+    ),
+    "straggler_over": (
+        {"worker": 3, "node": "10.0.0.7", "ratio": 1.5, "since_step": 1200, "num_steps": 1400},
+        "rank 3 on 10.0.0.7 keeps up again after 1,400 slow steps",
+    ),
     "restarting": (
         {"message": "rank 1 disappeared", "budget": "retries.worker_lost 1 of 10"},
         "rank 1 disappeared; restarting (retries.worker_lost 1 of 10)",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field
+
+from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.section import Method, PositiveFloat
 
 
@@ -13,13 +16,14 @@ class AllReduce(Method):
     Engines that divide gradients among the workers do it by their own reduce-scatter.
     """
 
+    topology: ClassVar[Literal["collective"]] = "collective"
     name: Literal["all_reduce"]
     bucket_mib: PositiveFloat | None = None
     """Engine ddp: size of one message in MiB, null is 25; smaller ones overlap more, larger ones cost fewer
     messages. Must be null under engines with messages of their own."""
 
 
-ExchangeConfig = AllReduce
+ExchangeConfig = Annotated[AllReduce | Coded, Field(discriminator="name")]
 
 
 class ConstantBatch(Method):

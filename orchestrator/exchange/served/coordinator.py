@@ -1,0 +1,257 @@
+"""Decides when rounds begin and close: a state machine over events, without threads, clocks or Ray of its own.
+
+    job submitted --> round opens: every live worker gets its assignment
+    worker finished, lost, joined; time passes --> may the round close?
+    round closes --> jobs are decoded; the next round opens when its job is there
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.core.coding.scheme import Decoded, Scheme, Workers
+from orchestrator.core.coding.waiting import RoundClock, WaitRule
+from orchestrator.core.errors import RecipeError
+from orchestrator.core.served import (
+    Assignment,
+    ChunkReport,
+    Event,
+    Finished,
+    Joined,
+    Lost,
+    Sender,
+    Submitted,
+    Work,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """One decoded job: what the shards sum, and what the workers found out."""
+
+    decoded: Decoded
+    metrics: Mapping[str, float]
+    """Means over the samples in the sum."""
+    buffers: Mapping[str, NDArray[Any]]
+    """Buffers that the owner chunk has changed; empty where it is not in the sum."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundSummary:
+    """What became of one round, for the history."""
+
+    round_index: int
+    step: int
+    """Optimizer steps taken when its job began."""
+    seconds: tuple[float | None, ...]
+    """Each worker's own time; None where it was not there, its estimate where it left the round."""
+    elements: tuple[int | None, ...]
+    """Tensor elements of each worker's micro-batches; None where it left the round."""
+    left: tuple[int, ...]
+    """Workers that left the round for a newer one: stragglers without whom it closed."""
+
+
+@dataclass(slots=True)
+class _OpenRound:
+    index: int
+    started: float
+    clock: RoundClock
+    assignments: tuple[Assignment, ...]
+    step: int
+    arrived: Workers
+    refused: set[int] = field(default_factory=set)
+    """Workers with a message that is not finite."""
+    assigned: set[int] = field(default_factory=set)
+    finished: dict[int, Finished] = field(default_factory=dict)
+
+    def summary(self, now: float) -> RoundSummary:
+        """The history of the round, some time after it was closed."""
+        workers = range(len(self.arrived))
+        done = self.finished
+        busy_s = now - self.started
+        return RoundSummary(
+            round_index=self.index,
+            step=self.step,
+            seconds=tuple(
+                done[w].seconds if w in done else busy_s if w in self.assigned else None for w in workers
+            ),
+            elements=tuple(done[w].num_elements if w in done and done[w].complete else None for w in workers),
+            left=tuple(w for w in workers if w in self.assigned and not (w in done and done[w].complete)),
+        )
+
+
+class Coordinator:
+    """Drives one scheme over rounds.
+
+    Args:
+        scheme: the code.
+        rule: when a round closes.
+        assign: gives a worker its newest assignment.
+        on_closed: is given every decoded job.
+        on_round: is given the history of every round.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        rule: WaitRule,
+        *,
+        assign: Callable[[int, Assignment], None],
+        on_closed: Callable[[Closed], None],
+        on_round: Callable[[RoundSummary], None],
+    ) -> None:
+        self._scheme = scheme
+        self._rule = rule
+        self._assign = assign
+        self._on_closed = on_closed
+        self._on_round = on_round
+        self._live: dict[int, Sender] = {}
+        self._next_round = 0
+        self._submitted: dict[int, Work] = {}
+        self._reports: dict[int, dict[int, ChunkReport]] = {}
+        self._open: _OpenRound | None = None
+        self._before: _OpenRound | None = None
+        """The round before, whose history is told when this one closes: who left it says so a little later."""
+        self._chunks: dict[int, dict[tuple[int, int], tuple[int, ...]]] = {}
+        """By job: the chunks in the message of (worker, slot)."""
+
+    def handle(self, event: Event, now: float) -> None:
+        """Take one event that has happened by ``now``, in seconds of any steady clock.
+
+        Raises:
+            RecipeError: where so many messages are not finite that the round can never close.
+        """
+        match event:
+            case Submitted(job, work):
+                self._submitted[job] = work
+                self._open_next(now)
+            case Joined(sender):
+                self._join(sender)
+            case Lost(sender):
+                self._lose(sender)
+            case Finished():
+                self._finish(event, now)
+
+    def _join(self, sender: Sender) -> None:
+        # It takes part in the open round at once: without it the round may have nobody for some chunk.
+        self._live[sender.worker] = sender
+        if self._open is not None:
+            self._open.refused.discard(sender.worker)
+            self._open.assigned.add(sender.worker)
+            self._assign(sender.worker, self._open.assignments[sender.worker])
+
+    def _lose(self, sender: Sender) -> None:
+        # A straggler until its replacement joins, so the round's clock is not told that nothing will come.
+        if self._live.get(sender.worker) != sender:
+            return
+        del self._live[sender.worker]
+        if self._open is not None and not self._open.arrived[sender.worker]:
+            self._open.assigned.discard(sender.worker)
+
+    def _finish(self, finished: Finished, now: float) -> None:
+        worker = finished.sender.worker
+        if self._live.get(worker) != finished.sender:
+            return
+        for known in (self._open, self._before):
+            if known is not None and known.index == finished.round_index:
+                known.finished[worker] = finished
+        current = self._open
+        if current is None or finished.round_index != current.index or not finished.complete:
+            return
+        if finished.rejected:
+            current.refused.add(worker)
+            self._refuse_to_wait_for_ever(current)
+            return
+        for (job, chunk), report in finished.reports.items():
+            self._reports.setdefault(job, {}).setdefault(chunk, report)
+        current.arrived[worker] = True
+        current.clock.arrived(worker, now - current.started)
+        self.tick(now)
+
+    def tick(self, now: float) -> None:
+        """Close the open round where it may close by now."""
+        current = self._open
+        if current is not None and current.clock.closes(now - current.started):
+            self._close(current, now)
+            self._open_next(now)
+
+    def end(self, now: float) -> None:
+        """Tell the history of the last round; nothing more will happen."""
+        if self._before is not None:
+            self._on_round(self._before.summary(now))
+
+    def next_check(self) -> float | None:
+        """When to call ``tick`` though nothing has happened; None where only events matter."""
+        if self._open is None:
+            return None
+        seconds = self._open.clock.next_check_s()
+        return None if seconds is None else self._open.started + seconds
+
+    def _open_next(self, now: float) -> None:
+        if self._open is not None or self._next_round not in self._submitted:
+            return
+        index = self._next_round
+        self._next_round += 1
+        self._scheme.begin(index, has_new_job=True)
+        assignments = tuple(self._assignment(index, worker) for worker in range(self._scheme.num_workers))
+        self._open = _OpenRound(
+            index=index,
+            started=now,
+            clock=RoundClock(self._scheme, self._rule),
+            assignments=assignments,
+            step=self._submitted[index].request.step,
+            arrived=np.zeros(self._scheme.num_workers, dtype=bool),
+            assigned=set(self._live),
+        )
+        for worker in self._live:
+            self._assign(worker, assignments[worker])
+
+    def _assignment(self, index: int, worker: int) -> Assignment:
+        tasks = self._scheme.tasks(worker)
+        for task in tasks:
+            self._chunks.setdefault(task.job, {})[worker, task.slot] = task.chunks
+        return Assignment(
+            round_index=index,
+            tasks=tasks,
+            work={task.job: self._submitted[task.job] for task in tasks},
+            chunk_weights=self._scheme.chunk_weights,
+        )
+
+    def _close(self, current: _OpenRound, now: float) -> None:
+        due = self._scheme.close(current.arrived)
+        self._open = None
+        for job in due:
+            decoded = self._scheme.decode(job)
+            chunks = self._chunks.pop(job)
+            used = sorted({chunk for message in decoded.messages for chunk in chunks[message]})
+            self._on_closed(_closed(decoded, self._reports.pop(job), used))
+            del self._submitted[job]
+        if self._before is not None:
+            self._on_round(self._before.summary(now))
+        self._before = current
+
+    def _refuse_to_wait_for_ever(self, current: _OpenRound) -> None:
+        waits_for = set(range(self._scheme.num_workers)) - current.refused - set(np.flatnonzero(current.arrived))
+        if waits_for or self._scheme.may_close(current.arrived):
+            return
+        workers = ", ".join(map(str, sorted(current.refused)))
+        raise RecipeError(
+            f"The gradients of step {current.step + 1} are not finite on workers {workers}: training cannot go on. A "
+            "lower learning rate, a longer warmup or train.clip_grad_norm usually helps."
+        )
+
+
+def _closed(decoded: Decoded, reports: Mapping[int, ChunkReport], used: Sequence[int]) -> Closed:
+    """A decoded job with the means over the chunks that are in its sum."""
+    metrics: dict[str, float] = {}
+    weight = sum(reports[chunk].weight for chunk in used)
+    for chunk in used:
+        for name, value in reports[chunk].metrics.items():
+            metrics[name] = metrics.get(name, 0.0) + value
+    buffers = {name: array for chunk in used for name, array in reports[chunk].buffers.items()}
+    return Closed(decoded=decoded, metrics={name: value / weight for name, value in metrics.items()}, buffers=buffers)

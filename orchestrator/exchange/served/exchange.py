@@ -1,0 +1,145 @@
+"""One shard's side of the served exchange: publish its weights, take part in a round, sum what has arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from orchestrator.core.coding.build import build_scheme
+from orchestrator.core.coding.waiting import WaitRule
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.flat_shards import FlatShards
+from orchestrator.core.links import ShardLinks
+from orchestrator.core.served import Handle, Publication, RoundRequest, Work
+from orchestrator.core.values import ExchangeReport
+from orchestrator.core.wire import from_wire
+from orchestrator.core.worker_times import StepTimes
+from orchestrator.core.worker_watch import WorkerWatch
+from orchestrator.exchange.served.coordinator import Closed, RoundSummary
+from orchestrator.exchange.served.coordinator_thread import CoordinatorThread
+from orchestrator.spec.methods.coded import Coded
+
+
+class ServedExchange:
+    """Sums the gradients of workers that pull weights and push messages. Satisfies ``core.protocols.RoundExchange``.
+
+    Each shard owns whole tensors: it publishes their weights, receives their messages and sums them into their
+    gradients. The shard of rank 0 also coordinates, and tells the others what to sum.
+
+    Args:
+        config: the scheme and when its rounds close.
+        collectives: over the shards.
+        links: to the workers and between the shards.
+        watch: on the shard of rank 0, what takes the workers' times; None elsewhere.
+    """
+
+    def __init__(
+        self, config: Coded, collectives: Collectives, links: ShardLinks, watch: WorkerWatch | None
+    ) -> None:
+        self._config = config
+        self._collectives = collectives
+        self._links = links
+        self._version = 0
+        self._job = 0
+        self._changed_buffers: dict[str, NDArray[Any]] = {}
+        self._unchanging: Handle = None
+        self._closed: Closed | None = None
+        self._watch = watch
+        self._coordinator: CoordinatorThread | None = None
+        if watch is not None:
+            scheme = build_scheme(config.scheme, links.num_workers, nodes=links.nodes, **config.parameters())
+            rule = WaitRule(kind=config.close, mu=config.mu, wait=config.wait)
+            self._coordinator = CoordinatorThread(scheme, rule, links, lambda round_: watch.observe(_times(round_)))
+
+    def attach(self, model: nn.Module, shards: FlatShards) -> None:
+        """Take charge of the gradients of this shard's parameters."""
+        self._model = model
+        self._flat = shards.weights[self._collectives.rank]
+        self._gradient = torch.zeros_like(self._flat)
+        self._num_elements = sum(flat.numel() for flat in shards.weights)
+        shards.point_gradients_of(self._collectives.rank, self._gradient)
+        self._buffers = dict(model.named_buffers())
+
+    def collect(self, request: RoundRequest) -> dict[str, Tensor]:
+        """Have the workers compute a step; leaves the sum in the gradients.
+
+        Returns:
+            The step's metrics on the shard of rank 0 and zeros elsewhere, so that they sum to the means.
+
+        Raises:
+            RecipeError: where gradients are not finite.
+        """
+        publication = self._publish()
+        closed = None
+        if self._coordinator is not None:
+            closed = self._coordinator.submit(self._job, Work(request=request, weights=publication)).result()
+        self._job += 1
+        closed = self._collectives.all_gather_object(closed)[0]
+        self._sum(closed)
+        self._take_buffers(closed.buffers)
+        self._closed = closed
+        share = float(self._collectives.rank == 0)
+        return {name: torch.tensor(value * share) for name, value in closed.metrics.items()}
+
+    def finish(self) -> ExchangeReport:
+        """What the round cost."""
+        assert self._closed is not None  # `collect` comes first
+        decoded = self._closed.decoded
+        itemsize = 2 if self._config.message_dtype == "bf16" else self._flat.element_size()
+        return ExchangeReport(
+            bytes_sent=self._num_elements * itemsize * len(decoded.messages),
+            workers_used=len({worker for worker, _ in decoded.messages}),
+            coverage=decoded.coverage,
+            residual=decoded.residual,
+            slowest_worker_ratio=None if self._watch is None else self._watch.slowest_worker_ratio,
+        )
+
+    def clear(self) -> None:
+        """Zero the gradients."""
+        self._gradient.zero_()
+
+    def close(self) -> None:
+        """End the workers' rounds."""
+        if self._coordinator is not None and self._watch is not None:
+            self._coordinator.close()
+            self._watch.flush()
+
+    def _publish(self) -> Publication:
+        port = self._links.port
+        if self._unchanging is None:
+            flat_names = {name for name, p in self._model.named_parameters() if p.requires_grad}
+            rest = {name: p for name, p in self._model.named_parameters() if name not in flat_names}
+            self._unchanging = port.publish(_arrays({**rest, **self._buffers}))
+        flats = port.gather_handles(self._version, port.publish(self._flat.detach().cpu().numpy()))
+        self._version += 1
+        return Publication(
+            version=self._version,
+            flats=flats,
+            unchanging=self._unchanging,
+            buffers=dict(self._changed_buffers),
+        )
+
+    def _sum(self, closed: Closed) -> None:
+        store, decoded = self._links.store, closed.decoded
+        self._gradient.zero_()
+        for (worker, slot), coefficient in zip(decoded.messages, decoded.coefficients.tolist(), strict=True):
+            message = from_wire(store.get(decoded.job, worker, slot))
+            self._gradient.add_(message.to(self._gradient), alpha=coefficient)
+        store.decide(decoded.job)
+
+    def _take_buffers(self, changed: Mapping[str, NDArray[Any]]) -> None:
+        self._changed_buffers.update(changed)
+        for name, array in changed.items():
+            self._buffers[name].copy_(torch.from_numpy(array))
+
+
+def _times(summary: RoundSummary) -> StepTimes:
+    return StepTimes(step=summary.step + 1, seconds=summary.seconds, elements=summary.elements, left=summary.left)
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}

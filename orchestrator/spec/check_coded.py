@@ -1,0 +1,120 @@
+"""What types cannot see of a coded exchange: whether scheme, workers, optimizer and data go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.spec.delays import read_delays
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.coded import SCHEME_PARAMETERS, Coded
+from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, STEP_LOSS
+from orchestrator.spec.methods.package_optimizers import OneRate
+from orchestrator.spec.methods.sources import HuggingFaceSource
+from orchestrator.spec.problems import Problem, shown
+
+MOST_CYCLIC_WORKERS = 64
+"""Beyond, the random code's decoding turns the rounding of fp32 messages into errors of 1e-5 and more."""
+MOST_CYCLIC_WORKERS_BF16 = 16
+"""Beyond, the rounding of bf16 messages becomes an error of a tenth and more."""
+
+
+def scheme_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """The scheme's parameters fit each other and the number of workers."""
+    exchange, workers = spec.exchange, spec.resources.workers
+    if not isinstance(exchange, Coded):
+        return
+    values = exchange.parameters()
+    for name in ("stragglers", "backups", "replicas", "max_stragglers"):
+        most = workers if name in ("replicas", "max_stragglers") else workers - 1
+        if name in values and values[name] > most:
+            message = f"with {workers} workers"
+            yield Problem("", f"exchange.{name}", shown(values[name]), message, f"at most {most}")
+    if "window" in values:
+        yield from _window_problems(values["burst"], values["window"], exchange.scheme)
+    if exchange.scheme == "cyclic":
+        most = MOST_CYCLIC_WORKERS_BF16 if exchange.message_dtype == "bf16" else MOST_CYCLIC_WORKERS
+        if workers > most:
+            message = (
+                f"with {workers} workers and {exchange.message_dtype} messages, decoding a cyclic code makes rounding "
+                "errors too large"
+            )
+            yield Problem("", "exchange.scheme", "cyclic", message, f"fractional, or cyclic with at most {most} workers")
+
+
+def _window_problems(burst: int, window: int, scheme: str) -> Iterator[Problem]:
+    if window <= burst:
+        message = f"the window must be longer than a burst of {burst} rounds"
+        yield Problem("", "exchange.window", str(window), message, f"at least {burst + 1}")
+    elif scheme == "sr_sgc" and (window - 1) % burst:
+        message = f"sr_sgc needs window - 1 = {window - 1} to be a multiple of burst = {burst}"
+        below = (window - 1) // burst * burst + 1
+        legal = f"{below} or {below + burst}" if below > burst else str(burst + 1)
+        yield Problem("", "exchange.window", str(window), message, legal)
+
+
+def delayed_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """Sequential codes decode a step rounds later; meanwhile other models use the workers."""
+    if isinstance(spec.exchange, Coded) and spec.exchange.delay_rounds:
+        delay = spec.exchange.delay_rounds
+        message = (
+            f"decodes a step up to {delay} rounds after its own, so {delay + 1} or more models must share the workers; "
+            "this job has one"
+        )
+        legal = ", ".join(name for name in SCHEME_PARAMETERS if name not in ("sr_sgc", "m_sgc"))
+        yield Problem("", "exchange.scheme", spec.exchange.scheme, message, legal)
+
+
+def drawn_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """With backup workers every worker draws a whole number of samples."""
+    if not isinstance(spec.exchange, Coded) or spec.exchange.scheme != "backup":
+        return
+    size, workers = spec.batch.global_size, spec.resources.workers
+    backups = spec.exchange.parameters()["backups"]
+    if backups < workers and size % (workers - backups):
+        counted = workers - backups
+        message = f"{size} / {counted} workers that count = {size / counted:.6g} samples each"
+        below = size // counted * counted
+        legal = f"a multiple of {counted}: {below} or {below + counted}" if below else f"a multiple of {counted}"
+        yield Problem("", "batch.global_size", str(size), message, legal)
+
+
+def served_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """What workers and shards cannot do that ranks of a process group can."""
+    if not isinstance(spec.exchange, Coded):
+        return
+    if spec.train.precision == "fp16":
+        message = "gradients that overflow are how fp16 finds its loss scale, and shards refuse them"
+        yield Problem("", "train.precision", "fp16", message, "fp32 or bf16 with exchange: coded")
+    if spec.data.loader_workers:
+        message = "workers are told which samples to read when a step begins, so nothing can be loaded ahead"
+        yield Problem("", "data.loader_workers", str(spec.data.loader_workers), message, "0 with exchange: coded")
+    if isinstance(spec.data.source, HuggingFaceSource) and spec.data.source.streaming:
+        message = "several workers read the same samples, which a stream cannot give them"
+        yield Problem("", "data.source.streaming", "true", message, "false with exchange: coded")
+    yield from _optimizer_problems(spec, spec.exchange)
+
+
+def _optimizer_problems(spec: JobSpec, exchange: Coded) -> Iterator[Problem]:
+    missing = spec.optimizer.requires & {STEP_LOSS, HESSIAN_PRODUCTS}
+    if missing:
+        message = f"requires {', '.join(sorted(missing))}, which the workers of exchange: coded do not send"
+        yield Problem("", "optimizer.name", shown(spec.optimizer.name), message, "another optimizer, or all_reduce")
+    elif isinstance(spec.optimizer, OneRate) and exchange.shards > 1:
+        message = f"finds one rate over all tensors, which are divided among {exchange.shards} shards"
+        yield Problem("", "optimizer.name", shown(spec.optimizer.name), message, "exchange.shards of 1")
+
+
+def injection_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """The file of delays has a number for each worker."""
+    if not isinstance(spec.exchange, Coded) or spec.exchange.inject is None:
+        return
+    name, workers = spec.exchange.inject.delays, spec.resources.workers
+    try:
+        rows = read_delays(folder / name)
+    except ValueError as error:
+        yield Problem("", "exchange.inject.delays", shown(name), str(error), "a CSV file of seconds")
+        return
+    if len(rows[0]) < workers:
+        message = f"has {len(rows[0])} numbers in a line for {workers} workers"
+        yield Problem("", "exchange.inject.delays", shown(name), message, f"at least {workers} numbers in each line")

@@ -1,0 +1,96 @@
+"""A coded job through the command line: the weights of all-reduce, workers and shards that are killed."""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from end_to_end.user import lines, run, start, state, steps, wait_until, write_job
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(600)]
+STEPS = 80
+SPEC = f"""
+name: tiny
+recipe: {{target: 'tiny.py:Digits', args: {{dropout: 0.1, sleep_s: 0.1}}}}
+train: {{steps: {STEPS}, eval_every: 25, clip_grad_norm: 0.5}}
+batch: {{global_size: 90, micro_size: 12}}
+optimizer: {{name: lamb, lr: 0.02}}
+schedule: {{name: polynomial, warmup: {{steps: 10}}}}
+resources: {{workers: 4, cpus_per_worker: 0.5}}
+checkpoint: {{every: 10}}
+exchange: {{name: coded, scheme: fractional, stragglers: 1, shards: 2, cpus_per_shard: 0.5}}
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, output = run("run", write_job(folder / "job", SPEC), "--storage", folder / "runs")
+    assert code == 0, output
+    return folder / "runs" / "tiny"
+
+
+def processes(run_directory: Path, kind: str) -> list[psutil.Process]:
+    """The live processes of a foreground job's workers or shards, oldest first."""
+    driver = psutil.Process(state(run_directory)["driver"]["pid"])
+    found = [child for child in driver.children(recursive=True) if f"ray::{kind}Actor" in " ".join(child.cmdline())]
+    return sorted(found, key=psutil.Process.create_time)
+
+
+def events(run_directory: Path, name: str) -> list[dict[str, object]]:
+    return [event for event in lines(run_directory / "events.jsonl") if event["event"] == name]
+
+
+def assert_equal_to(undisturbed: Path, run_directory: Path) -> None:
+    assert state(run_directory)["phase"] == "succeeded"
+    assert steps(run_directory) == list(range(1, STEPS + 1))
+    expected, got = load_file(undisturbed / "model.safetensors"), load_file(run_directory / "model.safetensors")
+    assert expected.keys() == got.keys()
+    for name, tensor in expected.items():
+        assert tensor.equal(got[name]), name
+
+
+def test_all_reduce_takes_the_same_steps(undisturbed: Path, tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", SPEC.replace("name: coded, scheme: fractional, stragglers: 1", "name: all_reduce"))
+    job.write_text(job.read_text().replace(", shards: 2, cpus_per_shard: 0.5", ""), encoding="utf-8")
+    code, output = run("run", job, "--storage", tmp_path / "runs")
+    assert code == 0, output
+    expected, got = load_file(tmp_path / "runs/tiny/model.safetensors"), load_file(undisturbed / "model.safetensors")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, rtol=0, atol=1e-6, msg=name)
+    logged = [{line["step"]: line["loss"] for line in lines(d / "metrics.jsonl")} for d in (undisturbed, tmp_path / "runs/tiny")]
+    assert logged[0] == pytest.approx(logged[1], abs=1e-5)
+
+
+def test_workers_killed_throughout_cost_no_attempt_and_no_bit(undisturbed: Path, tmp_path: Path) -> None:
+    run_directory = tmp_path / "runs" / "tiny"
+    process = start("run", write_job(tmp_path / "job", SPEC), "--storage", tmp_path / "runs")
+    wait_until(lambda: len(steps(run_directory)) >= 3, "3 steps")
+    num_killed = 0
+    while process.poll() is None and len(steps(run_directory)) < STEPS - 3:
+        # The next one when the last is replaced: who is killed before it begins was never a worker.
+        if len(events(run_directory, "worker_replaced")) == num_killed:
+            processes(run_directory, "Worker")[num_killed % 3].kill()
+            num_killed += 1
+        time.sleep(0.1)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert state(run_directory)["attempts"] == 1
+    assert len(events(run_directory, "worker_lost")) == num_killed >= 2
+    assert events(run_directory, "restarting") == []
+    assert_equal_to(undisturbed, run_directory)
+
+
+def test_a_killed_shard_goes_on_from_the_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
+    run_directory = tmp_path / "runs" / "tiny"
+    process = start("run", write_job(tmp_path / "job", SPEC), "--storage", tmp_path / "runs")
+    wait_until(lambda: len(steps(run_directory)) >= 24, "24 steps")
+    processes(run_directory, "Shard")[1].kill()
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert [event["cause"] for event in events(run_directory, "restarting")] == ["worker_lost"]
+    assert "resumed from step 20" in output
+    assert state(run_directory)["attempts"] == 2
+    assert_equal_to(undisturbed, run_directory)

@@ -1,0 +1,131 @@
+"""A served job in one process: workers are threads, the shard trains in the calling one. No Ray."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from support import ListTracker, context_here
+
+from orchestrator.core.links import ShardLinks
+from orchestrator.core.mailbox import Mailbox
+from orchestrator.core.message_store import MessageStore
+from orchestrator.core.run_directory import RunDirectory
+from orchestrator.core.served import Assignment, Finished, Joined, Lost, MessageKey, Sender
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.load import load_recipe_job
+from orchestrator.train.assemble import assemble
+from orchestrator.train.chunk_worker import ChunkWorker
+from orchestrator.train.export import export_weights
+from orchestrator.train.phases import train_phases
+
+Hook = Callable[["ThreadPort", MessageKey, NDArray[Any]], NDArray[Any]]
+
+
+class Died(Exception):
+    """A worker thread that plays dead."""
+
+
+class ThreadPort:
+    """Satisfies ``WorkerPort``; ``on_push`` may change a message, wait, or raise ``Died``."""
+
+    def __init__(self, sender: Sender, links: ShardLinks, on_push: Hook | None) -> None:
+        self.sender = sender
+        self.mailbox = Mailbox()
+        self._links = links
+        self._on_push = on_push
+        self.next_assignment = self.mailbox.take
+        self.is_stale = self.mailbox.is_stale
+        self.sleep = self.mailbox.sleep
+
+    def fetch(self, handle: Any) -> Any:
+        return handle
+
+    def push(self, key: MessageKey, arrays: Sequence[NDArray[Any]]) -> Future[bool]:
+        (array,) = arrays
+        sent = array.copy()
+        if self._on_push is not None:
+            sent = self._on_push(self, key, sent)
+        future: Future[bool] = Future()
+        future.set_result(self._links.store.put(key, sent))
+        return future
+
+    def finish(self, finished: Finished) -> None:
+        self._links.events.put(finished)
+
+
+class Cluster:
+    """Starts worker threads and replaces those that die. Satisfies ``ShardPort``."""
+
+    def __init__(self, spec: JobSpec, directory: RunDirectory, *, on_push: Hook | None = None) -> None:
+        self._spec = spec
+        self._directory = directory
+        self._on_push = on_push
+        self.links = ShardLinks(
+            port=self, nodes=("here",) * spec.resources.workers, store=MessageStore(), events=queue.SimpleQueue()
+        )
+        self.ports: dict[int, ThreadPort] = {}
+        self.num_deaths = 0
+        self._threads: list[threading.Thread] = []
+        self._build = threading.Lock()
+
+    def start(self) -> None:
+        for worker in range(self._spec.resources.workers):
+            self._start(Sender(worker=worker, incarnation=0))
+
+    def _start(self, sender: Sender) -> None:
+        port = self.ports[sender.worker] = ThreadPort(sender, self.links, self._on_push)
+        thread = threading.Thread(target=self._work, args=(port,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self, port: ThreadPort) -> None:
+        torch.set_num_threads(1)
+        with self._build:
+            worker = ChunkWorker(self._spec, self._directory.code, port, torch.device("cpu"))
+        self.links.events.put(Joined(port.sender))
+        try:
+            worker.serve()
+        except Died:
+            self.num_deaths += 1
+            self.links.events.put(Lost(port.sender))
+            self._start(replace(port.sender, incarnation=port.sender.incarnation + 1))
+
+    def stop(self) -> None:
+        for port in self.ports.values():
+            port.mailbox.close()
+        for thread in self._threads:
+            thread.join(timeout=20)
+            assert not thread.is_alive()
+
+    def publish(self, value: Any) -> Any:
+        return value.copy()
+
+    def gather_handles(self, version: int, handle: Any) -> tuple[Any, ...]:
+        return (handle,)
+
+    def assign(self, worker: int, assignment: Assignment) -> None:
+        self.ports[worker].mailbox.put(assignment)
+
+
+def train_served(directory: RunDirectory, *, on_push: Hook | None = None) -> tuple[str, ListTracker, Cluster]:
+    """Train the prepared job with worker threads; leaves ``model.safetensors``."""
+    tracker = ListTracker()
+    spec = load_recipe_job(directory.resolved_spec)
+    context = context_here(str(directory.root))
+    cluster = Cluster(spec, directory, on_push=on_push)
+    context = replace(context, links=cluster.links)
+    phases = assemble(spec, context, tracker)
+    cluster.start()  # after the shard's model is made: the threads share torch's generator
+    try:
+        outcome, step = train_phases(phases, context, tracker)
+    finally:
+        cluster.stop()
+    export_weights(directory.checkpoints / f"step_{step}", directory.model_file)
+    return outcome, tracker, cluster
