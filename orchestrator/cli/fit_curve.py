@@ -12,7 +12,7 @@ import typer
 
 from orchestrator.cli.export import Force
 from orchestrator.cli.figures import figure
-from orchestrator.cli.options import Json, Overrides, Storage
+from orchestrator.cli.options import Json, Overrides, Storage, check_target
 from orchestrator.cli.output import aligned, emit, emit_json, tell
 from orchestrator.core.errors import UsageError
 
@@ -46,7 +46,7 @@ WarmupSteps = Annotated[
         "--warmup-steps",
         min=0,
         metavar="N",
-        help="Warmup of the logged curves. [default: the steps in which the rate rises at first]",
+        help="Warmup of the logged curves. [default: the job's own, else the steps in which the rate rises at first]",
         show_default=False,
     ),
 ]
@@ -88,7 +88,7 @@ def fit_curve(
     if overrides and not any(map(is_spec, predict)):
         raise UsageError("--set: changes the specs that --predict names, and it names none.")
     if out is not None:
-        _check_target(out, force)
+        check_target("--out", out, force)
     reader = CurveReader(resolve_storage(storage, None, os.environ), loss, warmup_steps, overrides)
     fitted = [reader.curve(name) for name in curves]
     predicted = [reader.schedule(name) for name in predict]
@@ -129,13 +129,6 @@ def _cells(use: str, row: Comparison) -> tuple[str, ...]:
         "" if row.final_error is None else f"{row.final_error:+.2%}",
         *errors,
     )
-
-
-def _check_target(file: Path, force: bool) -> None:
-    if not file.absolute().parent.is_dir():
-        raise UsageError(f"--out: there is no folder {file.absolute().parent}.")
-    if file.is_dir() or (file.exists() and not force):
-        raise UsageError(f"--out: {file} exists; name another file, or replace it with --force.")
 
 
 def _write(file: Path, law: AnnealingLaw, fitted: Sequence[Curve], predicted: Sequence[Curve]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import diagnosis, export, fit_curve, jobs, logs, methods, planning, specs, start
+from orchestrator.cli import advise, diagnosis, export, fit_curve, jobs, logs, methods, planning, simulate, specs, start
 from orchestrator.cli.interrupts import INTERRUPTED
 from orchestrator.cli.output import emit, paint, tell
 from orchestrator.core.errors import BAD_USAGE, JOB_FAILED, SUCCESS, OrchestratorError
@@ -44,11 +44,13 @@ for command in (
     jobs.stop,
     export.export,
     fit_curve.fit_curve,
+    advise.advise,
     methods.methods,
     specs.schema,
     diagnosis.doctor,
 ):
     app.command(name="list" if command is jobs.list_jobs else None)(command)
+app.add_typer(simulate.app, name="simulate")
 
 
 def _show_version(asked: bool) -> None:

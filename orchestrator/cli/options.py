@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a YAML file.", show_default=False)]
@@ -57,3 +58,15 @@ def open_job(name: str, storage: str | None) -> RunDirectory:
     from orchestrator.launch.store import JobStore, resolve_storage
 
     return JobStore(resolve_storage(storage, None, os.environ)).get(name)
+
+
+def check_target(option: str, file: Path, force: bool) -> None:
+    """Refuse a file that cannot be written, before any work is done for it.
+
+    Raises:
+        UsageError: where its folder does not exist, or something of its name does and is not to be replaced.
+    """
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"{option}: there is no folder {file.absolute().parent}.")
+    if file.is_dir() or (file.exists() and not force):
+        raise UsageError(f"{option}: {file} exists; name another file, or replace it with --force.")

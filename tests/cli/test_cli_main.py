@@ -26,6 +26,8 @@ COMMANDS = (
     "stop",
     "export",
     "fit-curve",
+    "advise",
+    "simulate",
     "methods",
     "schema",
     "doctor",
@@ -54,6 +56,7 @@ def test_every_command_explains_itself(name: str, cli) -> None:
         "status",
         "export",
         "fit-curve",
+        "advise",
         "methods",
         "doctor",
     )
