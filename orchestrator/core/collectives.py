@@ -32,6 +32,10 @@ class Collectives:
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("cpu")
 
+    def apart(self) -> Collectives:
+        """The same ranks in a group of their own, for a thread beside others; called by all in the same order."""
+        return self if self.world_size == 1 else Collectives(dist.new_group())
+
     def on_hosts(self) -> Collectives:
         """The same ranks in a group of their own over host memory, for a thread beside the training's."""
         return self if self.world_size == 1 else Collectives(dist.new_group(backend="gloo"))

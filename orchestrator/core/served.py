@@ -23,6 +23,8 @@ Handle = Any
 class RoundRequest:
     """The samples of one update, as the loop asks for them."""
 
+    model: int
+    """Which of the models that share the workers, from 0."""
     phase: int
     """Phase of the training, from 0."""
     step: int
@@ -42,7 +44,7 @@ class Publication:
     """The weights of one version, put down once where every worker can read them."""
 
     version: int
-    """Counts the updates of an attempt."""
+    """Updates of the model in this attempt."""
     flats: tuple[Handle, ...]
     """One flat array of trainable parameters for each shard."""
     unchanging: Handle
@@ -142,7 +144,14 @@ class Submitted:
     work: Work
 
 
-Event: TypeAlias = Joined | Lost | Finished | Submitted
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """A model trains no further."""
+
+    model: int
+
+
+Event: TypeAlias = Joined | Lost | Finished | Submitted | Retired
 """What the coordinator is told."""
 
 
@@ -183,8 +192,11 @@ class ShardPort(Protocol):
     def publish(self, value: Any) -> Handle:
         """Put arrays down where every worker can fetch them."""
 
-    def gather_handles(self, version: int, handle: Handle) -> tuple[Handle, ...]:
-        """Every shard's handle in rank order on the coordinator, nothing elsewhere; called by all shards."""
+    def gather_handles(self, version: tuple[int, int], handle: Handle) -> tuple[Handle, ...]:
+        """Every shard's handle of a (model, version) in rank order on the coordinator, nothing elsewhere.
+
+        Called by all shards.
+        """
 
     def assign(self, worker: int, assignment: Assignment) -> None:
         """Give a worker its newest assignment; does not wait."""

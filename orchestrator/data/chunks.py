@@ -65,6 +65,7 @@ class RoundData:
     """The steps of a phase as requests for rounds, in place of samples. Satisfies ``core.protocols.TrainData``.
 
     Args:
+        model: which of the models that share the workers, from 0.
         phase: of the training, from 0.
         step: optimizer steps taken.
         total_samples: length of the phase; the last step takes what is left.
@@ -73,8 +74,9 @@ class RoundData:
     """
 
     def __init__(
-        self, *, phase: int, step: int, total_samples: int, position: DataPosition, draw_factor: Fraction = Fraction(1)
+        self, *, model: int, phase: int, step: int, total_samples: int, position: DataPosition, draw_factor: Fraction
     ) -> None:
+        self._model = model
         self._phase = phase
         self._step = step
         self._total_samples = total_samples
@@ -100,6 +102,7 @@ class RoundData:
 
     def _serve(self, plan: BatchPlan, num_samples: int) -> Iterator[LoadedMicroBatch]:
         request = RoundRequest(
+            model=self._model,
             phase=self._phase,
             step=self._step,
             position=self._samples,

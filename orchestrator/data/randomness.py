@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,10 @@ import torch
 
 AUGMENTATION, EVALUATION, SHARD_ORDER, BLOCK_ORDER, STREAM_READ, STREAM_COLLATE, PHASE = range(1, 8)
 """What a stream of random numbers is for; keeps them apart from each other and from the global order (0 keys)."""
+
+
+_GENERATORS = threading.RLock()
+"""The generators are the whole process's, and several trainings may share one."""
 
 
 def keyed_sequence(seed: int, purpose: int, *keys: int) -> np.random.SeedSequence:
@@ -29,14 +34,15 @@ def isolated_randomness(sequence: np.random.SeedSequence) -> Iterator[None]:
 
     Generators of accelerators are left alone: data code runs on the CPU, and reading their state would wait for them.
     """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = sequence.generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(words[1])
-    torch.default_generator.manual_seed(int(words[2]))
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+    with _GENERATORS:
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.seed(int(words[0]))
+        np.random.seed(words[1])
+        torch.default_generator.manual_seed(int(words[2]))
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])

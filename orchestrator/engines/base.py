@@ -84,8 +84,8 @@ class EngineBase(ABC):
             What only the engine knows: ``grad_norm`` before clipping, ``loss_scale``, ``bytes_sent``.
         """
 
-    def close(self) -> None:
-        """End what works beside the training; here nothing does."""
+    def close(self) -> None:  # noqa: B027 - most engines have nothing to end
+        """End what works beside the training."""
 
     @abstractmethod
     def pieces(self) -> dict[str, Piece]:

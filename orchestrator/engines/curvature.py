@@ -71,7 +71,7 @@ class HessianDiagonal:
         self._products: list[Tensor] = []
 
     def begin_step(self) -> None:
-        """Draw the signs of the step, by rank 0's random numbers. These are keyed by the step: a resume repeats them."""
+        """Draw the signs of the step by rank 0's random numbers, which the loop keys by step: a resume repeats them."""
         seed = torch.randint(2**62, (1,), device=self._collectives.device)
         self._collectives.broadcast_([seed])
         device = self._parameters[0].device

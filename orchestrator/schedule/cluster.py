@@ -65,7 +65,9 @@ def connect(spec: AnyJobSpec, *, embedded: bool) -> dict[str, Any]:
     cores = os.cpu_count() or 1
     shards = shards_of(spec)
     # Ray refuses fractions above one, and shards reserve at least a thousandth each.
-    needed = math.ceil(spec.resources.workers * spec.resources.cpus_per_worker + shards.count * max(shards.cpus_each, 1))
+    needed = math.ceil(
+        spec.resources.workers * spec.resources.cpus_per_worker + shards.count * max(shards.cpus_each, 1)
+    )
     ray.init(
         address="local",
         num_cpus=max(cores, needed),
@@ -116,7 +118,7 @@ def admit(resources: Resources, nodes: list[Mapping[str, float]], shards: Shards
 
 
 def _without(shards: Shards, nodes: list[Mapping[str, float]]) -> list[Mapping[str, float]]:
-    """What is free once the shards are placed, each on the node with the most free CPUs; nothing where they do not fit."""
+    """What is free once the shards are placed, each on the node with most free CPUs; empty where they do not fit."""
     left = [dict(node) for node in nodes]
     for _ in range(shards.count):
         node = max(left, key=lambda node: node.get("CPU", 0.0), default={})

@@ -28,11 +28,12 @@ from orchestrator.core.environment import own_environment
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, TIMED_OUT, OrchestratorError
 from orchestrator.core.run_directory import RunDirectory, last_json_line
 from orchestrator.core.values import Failure, Retry
-from orchestrator.schedule.attempt import Attempt, Ended
-from orchestrator.schedule.cluster import Waits, admit, connect, free_resources
+from orchestrator.schedule.attempt import Attempt, Ended, GangAttempt
+from orchestrator.schedule.cluster import Waits, admit, connect, free_resources, shards_of
 from orchestrator.schedule.history import JobHistory
 from orchestrator.schedule.policy import RetryPolicy
-from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
+from orchestrator.schedule.served_attempt import ServedAttempt
+from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_resolved
 
 _POLL_S = 0.2
@@ -81,7 +82,7 @@ class JobDriver:
         history = JobHistory(self._spec, self._directory)
         try:
             history.open_in_background()
-            self._directory.event("connected", connect(self._spec.resources, embedded=self._embedded))
+            self._directory.event("connected", connect(self._spec, embedded=self._embedded))
             history.wait_until_open()
             exit_code = self._attempts(history)
         except KeyboardInterrupt:
@@ -125,7 +126,8 @@ class JobDriver:
         started = told = time.monotonic()
         reason = None
         self._directory.update_state(phase="placing", message=None)
-        while not self._stop_requested and isinstance(answer := admit(self._spec.resources, free_resources()), Waits):
+        resources, shards = self._spec.resources, shards_of(self._spec)
+        while not self._stop_requested and isinstance(answer := admit(resources, free_resources(), shards), Waits):
             if answer.reason != reason:
                 reason = answer.reason
                 self._directory.update_state(phase="placing", reason="waiting_for_resources", message=reason)
@@ -147,7 +149,7 @@ class JobDriver:
             "tracking_uri": history.uri,
             "mlflow_run_id": history.run_id,
         }
-        attempt = Attempt(self._directory, number, self._spec, own_environment(self._spec, os.environ), arguments)
+        attempt = _attempt(self._directory, number, self._spec, own_environment(self._spec, os.environ), arguments)
         attempt.start()
         phase, updated = "placing", 0.0
         while (result := attempt.wait(_POLL_S)) is None:
@@ -188,6 +190,15 @@ class JobDriver:
         self._directory.event(phase, {"reason": reason, "message": message})
         self._directory.stop_file.unlink(missing_ok=True)
         return exit_code
+
+
+def _attempt(
+    directory: RunDirectory, number: int, spec: AnyJobSpec, env: dict[str, str], arguments: dict[str, Any]
+) -> Attempt:
+    """The kind of attempt that the job's exchange asks for."""
+    if isinstance(spec, JobSpec) and spec.exchange.topology == "served":
+        return ServedAttempt(directory, number, spec, env, arguments)
+    return GangAttempt(directory, number, spec, env, arguments)
 
 
 def _die_with_parent() -> None:

@@ -30,7 +30,7 @@ class ShardActor:
     def __init__(self) -> None:
         self._workers: dict[int, Any] = {}
         self._joined: set[Sender] = set()
-        self._offers: dict[int, dict[int, Handle]] = {}
+        self._offers: dict[tuple[int, int], dict[int, Handle]] = {}
         self._offered = threading.Condition()
 
     def address(self) -> tuple[str, str]:
@@ -66,7 +66,7 @@ class ShardActor:
         """Take a message; False where it is refused."""
         return self._links.store.put(key, message)
 
-    def offer(self, version: int, shard: int, handles: list[Handle]) -> None:
+    def offer(self, version: tuple[int, int], shard: int, handles: list[Handle]) -> None:
         """Take another shard's handle of a version; called on the shard of rank 0."""
         with self._offered:
             self._offers.setdefault(version, {})[shard] = handles[0]
@@ -76,7 +76,7 @@ class ShardActor:
         """See ``ShardPort``."""
         return ray.put(value)
 
-    def gather_handles(self, version: int, handle: Handle) -> tuple[Handle, ...]:
+    def gather_handles(self, version: tuple[int, int], handle: Handle) -> tuple[Handle, ...]:
         """See ``ShardPort``."""
         if self._shard > 0:
             # In a list: Ray would hand over what a bare handle stands for.

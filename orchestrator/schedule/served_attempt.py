@@ -99,15 +99,13 @@ class ServedAttempt(Attempt):
         exchange = self._exchange
         shard_class = ray.remote(max_concurrency=SHARD_THREADS + 1)(ShardActor)
         self._shards = [
-            shard_class.options(
-                num_cpus=max(exchange.cpus_per_shard, 0.001), **self._placed(1, shard)
-            ).remote()
+            shard_class.options(num_cpus=max(exchange.cpus_per_shard, 0.001), **self._placed(1, shard)).remote()
             for shard in range(exchange.shards)
         ]
         addresses = ray.get([shard.address.remote() for shard in self._shards])
         self._watched_nodes.update(node for node, _ in addresses)
-        for worker in range(self._resources.workers):
-            self._workers[worker] = self._new_worker(Sender(worker=worker, incarnation=0))
+        senders = [Sender(worker=worker, incarnation=0) for worker in range(self._resources.workers)]
+        self._workers = {sender.worker: self._new_worker(sender) for sender in senders}
         nodes = ray.get([worker.actor.place.remote() for worker in self._workers.values()])
         config = {**self._arguments, "rendezvous": f"tcp://{addresses[0][1]}"}
         for number, shard in enumerate(self._shards):

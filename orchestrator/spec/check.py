@@ -7,15 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.spec.check_accelerate import accelerate_problems
+from orchestrator.spec.check_coded import (
+    delayed_problems,
+    drawn_problems,
+    injection_problems,
+    scheme_problems,
+    served_problems,
+)
 from orchestrator.spec.check_data import data_file_problems, option_problems, split_problems, stream_problems
 from orchestrator.spec.check_deepspeed import deepspeed_problems
-from orchestrator.spec.check_engine import lacking, mesh_problems, message_problems, offload_problems, with_its_file
+from orchestrator.spec.check_engine import (
+    lacking,
+    mesh_problems,
+    message_problems,
+    methods_of,
+    offload_problems,
+    with_its_file,
+)
 from orchestrator.spec.check_optimizer import (
     adaptation_problems,
     free_steps_problems,
     layer_log_problems,
     nesterov_problems,
     preset_problems,
+    second_derivative_problems,
 )
 from orchestrator.spec.check_recipe import argument_problems, target_problems
 from orchestrator.spec.check_scaling import sde_problems, warmup_problems
@@ -90,13 +105,7 @@ def capability_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
         engine = with_its_file(spec.engine, folder)
     except SpecError:  # told by `accelerate_problems`
         return
-    for path, method in (
-        ("batch.controller", spec.batch.controller),
-        ("optimizer", spec.optimizer),
-        ("schedule", spec.schedule),
-        ("exchange", spec.exchange),
-        ("data.source", spec.data.source),
-    ):
+    for path, method in methods_of(spec).items():
         yield from missing_capabilities(path, method, engine)
 
 
@@ -118,6 +127,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (adaptation_problems, ("optimizer",)),
     (free_steps_problems, ("optimizer", "train.steps", "then")),
     (layer_log_problems, ("optimizer", "train.log_every")),
+    (second_derivative_problems, ("optimizer.name", "train.compile", "train.precision")),
     (sde_problems, ("scaling", "optimizer", "batch.global_size")),
     (
         warmup_problems,
@@ -125,6 +135,11 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     ),
     (capability_problems, ("batch.controller", "optimizer", "schedule", "exchange", "data.source", "engine")),
     (message_problems, ("exchange", "engine")),
+    (scheme_problems, ("exchange", "resources.workers")),
+    (delayed_problems, ("exchange",)),
+    (drawn_problems, ("exchange", "batch.global_size", "resources.workers")),
+    (served_problems, ("exchange", "train.precision", "data", "optimizer")),
+    (injection_problems, ("exchange", "resources.workers")),
     (mesh_problems, ("engine", "resources.workers")),
     (offload_problems, ("engine",)),
     (deepspeed_problems, ("engine", "batch", "resources.workers", "train.clip_grad_norm", "train.precision")),

@@ -39,7 +39,9 @@ def scheme_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
                 f"with {workers} workers and {exchange.message_dtype} messages, decoding a cyclic code makes rounding "
                 "errors too large"
             )
-            yield Problem("", "exchange.scheme", "cyclic", message, f"fractional, or cyclic with at most {most} workers")
+            yield Problem(
+                "", "exchange.scheme", "cyclic", message, f"fractional, or cyclic with at most {most} workers"
+            )
 
 
 def _window_problems(burst: int, window: int, scheme: str) -> Iterator[Problem]:

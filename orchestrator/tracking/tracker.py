@@ -76,6 +76,26 @@ class RunTracker:
         self._is_broken = True
 
 
+class EventTracker:
+    """Tells the run directory of events; metrics have other trackers."""
+
+    def __init__(self, run_directory: RunDirectory) -> None:
+        self._run_directory = run_directory
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Keep nothing."""
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Append one decision to ``events.jsonl``."""
+        try:
+            self._run_directory.event(name, json_value(fields))
+        except OSError as error:
+            logger.warning("event %s cannot be written: %s", name, error)
+
+    def close(self) -> None:
+        """Nothing to write."""
+
+
 class NullTracker:
     """The tracker of every other rank: keeps nothing."""
 

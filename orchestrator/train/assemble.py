@@ -69,15 +69,7 @@ class _Assembly:
         self._source = read_source(self._phases[0], context.run_directory.code)
         self._optimizers: list[torch.optim.Optimizer] = []
         checkpoint = latest_checkpoint(context.run_directory.checkpoints)
-        watch = _open_watch(context, tracker, last_step=0 if checkpoint is None else step_of(checkpoint))
-        # Where others compute for the ranks, it is their times that count, and the exchange has them.
-        self._times = RankTimes(
-            context.collectives,
-            context.device,
-            watch if context.links is None else None,
-            works_alone=LOCAL_GRADIENTS in spec.engine.provides,
-        )
-        self._exchange_arguments = () if context.links is None else (context.links, watch)
+        self._times = _rank_times(spec, context, tracker, last_step=0 if checkpoint is None else step_of(checkpoint))
         self._engine = self._build_engine(self._phases[0], self._source.recipe)
         self._manifest = None if checkpoint is None else restore(spec, checkpoint, self._engine)
         self._writer = open_writer(spec, context, tracker)
@@ -139,7 +131,7 @@ class _Assembly:
                 log_every=spec.train.log_every,
                 stop_requested=context.run_directory.stop_file.exists,
                 tolerate_overflow=spec.train.precision == "fp16",
-                times=self._times if context.links is None else None,
+                times=self._times if context.served is None else None,
             ),
             times=self._times,
             evaluate=Evaluator(spec, source.recipe, source.eval_set, self._engine, context),
@@ -173,7 +165,7 @@ class _Assembly:
                 tables.load(tables.EXCHANGES, spec.exchange.name),
                 spec.exchange,
                 context.collectives,
-                *self._exchange_arguments,
+                *(() if context.served is None else (context.served,)),
             ),
             collectives=context.collectives,
             device=context.device,
@@ -192,11 +184,13 @@ class _Assembly:
         return optimizer
 
 
-def _open_watch(context: RankContext, tracker: Tracker, *, last_step: int) -> WorkerWatch | None:
-    """What takes the workers' times, on rank 0: they are the ranks themselves, or compute for these."""
-    if context.collectives.rank > 0:
-        return None
-    return WorkerWatch(context.run_directory, tracker, context.worker_nodes, last_step=last_step)
+def _rank_times(spec: JobSpec, context: RankContext, tracker: Tracker, *, last_step: int) -> RankTimes:
+    """The clock of this rank; where others compute for the ranks it is theirs that counts, and the rounds have it."""
+    watch = None
+    if context.collectives.rank == 0 and context.served is None:
+        watch = WorkerWatch(context.run_directory, tracker, context.nodes, last_step=last_step)
+    works_alone = LOCAL_GRADIENTS in spec.engine.provides
+    return RankTimes(context.collectives, context.device, watch, works_alone=works_alone)
 
 
 def _build_data(
@@ -209,13 +203,14 @@ def _build_data(
     step: int,
     total_samples: int,
 ) -> TrainData:
-    if context.links is not None:
+    if context.served is not None:
         return RoundData(
+            model=context.served.model,
             phase=start.index,
             step=step,
             total_samples=total_samples,
             position=position,
-            draw_factor=_draw_factor(spec, context.links.num_workers),
+            draw_factor=_draw_factor(spec, context.served.links.num_workers),
         )
     common: dict[str, Any] = {
         "collate": getattr(source.recipe, "collate", None),

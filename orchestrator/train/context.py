@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.links import ShardLinks
 from orchestrator.core.run_directory import RunDirectory
+from orchestrator.exchange.served.place import ServedPlace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +22,13 @@ class RankContext:
     device: torch.device
     nodes: tuple[str, ...]
     """The node of each rank."""
-    links: ShardLinks | None = None
-    """To the workers, where the ranks are shards that other processes compute for."""
+    served: ServedPlace | None = None
+    """Where the ranks are shards that other processes compute for."""
 
     @property
     def worker_nodes(self) -> tuple[str, ...]:
         """The node of each worker: of the ranks themselves, or of those that compute for them."""
-        return self.nodes if self.links is None else self.links.nodes
+        return self.nodes if self.served is None else self.served.links.nodes
 
     def is_current(self) -> bool:
         """Whether this attempt still owns the job; a process that outlived its attempt must not write."""

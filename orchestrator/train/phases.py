@@ -6,6 +6,7 @@ import gc
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.core.protocols import Tracker
 from orchestrator.train.context import RankContext
@@ -59,8 +60,13 @@ def _announce(phase: Phase, name: str, context: RankContext, tracker: Tracker) -
     job = phase.job
     choices = job.engine.choices()  # the ranks agree on them
     if context.collectives.rank == 0:
-        fields = {"step": job.step, "samples": job.samples, "workers": len(context.worker_nodes)}
-        fields |= {"nodes": context.worker_nodes, "phase": phase.number, "phases": phase.count, "global_size": phase.global_batch_size}
+        fields: dict[str, Any] = {"step": job.step, "samples": job.samples, "workers": len(context.worker_nodes)}
+        fields |= {
+            "nodes": context.worker_nodes,
+            "phase": phase.number,
+            "phases": phase.count,
+            "global_size": phase.global_batch_size,
+        }
         fields |= choices
         tracker.event(name, {**fields, "total_samples": phase.total_samples, "total_steps": phase.total_steps})
         print(

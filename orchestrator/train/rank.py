@@ -52,21 +52,43 @@ def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str
             device=device_of(spec),
             nodes=tuple(collectives.all_gather_object(node)),
         )
-        return train_job(spec, context, tracking_uri, mlflow_run_id)
+        with watch_node(spec, context.nodes, collectives.rank, tracking_uri, mlflow_run_id):
+            return Training(spec, context, tracking_uri, mlflow_run_id).run()
 
 
-def train_job(spec: JobSpec, context: RankContext, uri: str, run_id: str) -> dict[str, Any]:
-    """Train a job as the rank that the context describes; ``outcome`` and ``step``."""
-    directory, collectives = context.run_directory, context.collectives
-    tracker = _open_tracker(directory, uri, run_id) if collectives.rank == 0 else NullTracker()
-    try:
-        with _watch_node(spec, context, uri, run_id):
-            outcome, step = train_phases(assemble(spec, context, tracker), context, tracker)
-            if outcome == "finished" and collectives.rank == 0:
+class Training:
+    """One rank's training of one model, restored from its latest checkpoint where there is one.
+
+    Args:
+        spec: the job.
+        context: of this rank.
+        uri: address of MLflow.
+        run_id: the job's MLflow run.
+
+    Raises:
+        OrchestratorError: where it cannot be assembled.
+    """
+
+    def __init__(self, spec: JobSpec, context: RankContext, uri: str, run_id: str) -> None:
+        self._context = context
+        directory = context.run_directory
+        self._tracker = _open_tracker(directory, uri, run_id) if context.collectives.rank == 0 else NullTracker()
+        try:
+            self._phases = assemble(spec, context, self._tracker)
+        except BaseException:
+            self._tracker.close()
+            raise
+
+    def run(self) -> dict[str, Any]:
+        """Train until the job is finished or stopped; ``outcome`` and ``step``."""
+        directory = self._context.run_directory
+        try:
+            outcome, step = train_phases(self._phases, self._context, self._tracker)
+            if outcome == "finished" and self._context.collectives.rank == 0:
                 export_weights(directory.checkpoints / f"step_{step}", directory.model_file)
             return {"outcome": outcome, "step": step}
-    finally:
-        tracker.close()
+        finally:
+            self._tracker.close()
 
 
 def _open_tracker(directory: RunDirectory, uri: str, run_id: str) -> Tracker:
@@ -76,10 +98,9 @@ def _open_tracker(directory: RunDirectory, uri: str, run_id: str) -> Tracker:
     return RunTracker(directory, uri, run_id)
 
 
-def _watch_node(spec: JobSpec, context: RankContext, uri: str, run_id: str) -> AbstractContextManager[Any]:
-    """System metrics of this node, from the first of its ranks."""
+def watch_node(spec: JobSpec, nodes: tuple[str, ...], rank: int, uri: str, run_id: str) -> AbstractContextManager[Any]:
+    """System metrics of this rank's node, from the first of its ranks."""
     every_s = spec.tracking.system_metrics_every_s
-    node = context.nodes[context.collectives.rank]
-    if every_s is None or context.nodes.index(node) != context.collectives.rank:
+    if every_s is None or nodes.index(nodes[rank]) != rank:
         return nullcontext()
-    return SystemMetrics(uri, run_id, node, every_s)
+    return SystemMetrics(uri, run_id, nodes[rank], every_s)

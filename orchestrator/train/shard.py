@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from orchestrator.checkpoint.listing import latest_checkpoint, step_of
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.links import ShardLinks
 from orchestrator.core.run_directory import RunDirectory
+from orchestrator.core.worker_watch import WorkerWatch
+from orchestrator.exchange.served.place import ServedPlace
+from orchestrator.exchange.served.rounds import Rounds
+from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_recipe_job
 from orchestrator.spec.methods.coded import Coded
+from orchestrator.spec.sweep import trials_of
+from orchestrator.tracking.tracker import EventTracker
 from orchestrator.train.context import RankContext
 from orchestrator.train.process import own_process
-from orchestrator.train.rank import train_job
-
-Result = dict[str, object]
+from orchestrator.train.rank import Training, watch_node
 
 
 def main(
@@ -28,8 +35,8 @@ def main(
     shard: int,
     rendezvous: str,
     links: ShardLinks,
-) -> Result:
-    """Train as one of the job's shards until the job is finished or stopped.
+) -> dict[str, Any]:
+    """Train as one of the job's shards until all its models are finished or stopped.
 
     A failure is left in ``logs/<attempt>/failure_shard_<k>.json`` before it is raised.
 
@@ -44,7 +51,7 @@ def main(
         links: to the workers.
 
     Returns:
-        ``outcome`` (finished or stopped) and ``step``.
+        ``outcome`` (finished or stopped) and ``step``, the least over the models.
     """
     directory = RunDirectory(run_directory)
     with own_process(directory.shard_log(attempt, shard)):
@@ -53,16 +60,64 @@ def main(
         torch.set_num_threads(max(1, int(spec.exchange.cpus_per_shard)))
         os.environ.update(RANK=str(shard), WORLD_SIZE=str(spec.exchange.shards))
         if spec.exchange.shards > 1:
-            dist.init_process_group(
-                "gloo", init_method=rendezvous, rank=shard, world_size=spec.exchange.shards
-            )
+            dist.init_process_group("gloo", init_method=rendezvous, rank=shard, world_size=spec.exchange.shards)
         collectives = Collectives()
-        context = RankContext(
-            run_directory=directory,
-            attempt=attempt,
-            collectives=collectives,
-            device=torch.device("cpu"),
-            nodes=tuple(collectives.all_gather_object(node)),
-            links=links,
+        nodes = tuple(collectives.all_gather_object(node))
+        with watch_node(spec, nodes, collectives.rank, tracking_uri, mlflow_run_id):
+            trainings = [
+                Training(trial, context, tracking_uri, run_id or mlflow_run_id)
+                for trial, context, run_id in _trials(spec, directory, attempt, collectives, nodes, links)
+            ]
+            return _train_all(trainings)
+
+
+def _trials(
+    spec: JobSpec,
+    directory: RunDirectory,
+    attempt: int,
+    collectives: Collectives,
+    nodes: tuple[str, ...],
+    links: ShardLinks,
+) -> list[tuple[JobSpec, RankContext, str | None]]:
+    """Each model's job, what this shard is told of it, and its MLflow run where it has its own."""
+    trials = trials_of(spec)
+    directories = [directory.trial(k) for k in range(len(trials))] if spec.sweep else [directory]
+    rounds = open_rounds(spec, directory, directories, links) if collectives.rank == 0 else None
+    return [
+        (
+            trial,
+            RankContext(
+                run_directory=place,
+                attempt=attempt,
+                # Models train in threads: each needs messages of its own.
+                collectives=collectives.apart() if spec.sweep else collectives,
+                device=torch.device("cpu"),
+                nodes=nodes,
+                served=ServedPlace(links=links, rounds=rounds, model=model),
+            ),
+            place.read_state().get("mlflow_run_id") if spec.sweep else None,
         )
-        return train_job(spec, context, tracking_uri, mlflow_run_id)
+        for model, (trial, place) in enumerate(zip(trials, directories, strict=True))
+    ]
+
+
+def open_rounds(spec: JobSpec, directory: RunDirectory, trials: list[RunDirectory], links: ShardLinks) -> Rounds:
+    """The rounds that the models' steps are computed in, on the shard of rank 0."""
+    assert isinstance(spec.exchange, Coded)
+    checkpoints = [latest_checkpoint(trial.checkpoints) for trial in trials]
+    last_step = min(0 if checkpoint is None else step_of(checkpoint) for checkpoint in checkpoints) * len(trials)
+    watch = WorkerWatch(directory, EventTracker(directory), links.nodes, last_step=last_step)
+    return Rounds(spec.exchange, links, watch, num_models=len(trials))
+
+
+def _train_all(trainings: list[Training]) -> dict[str, Any]:
+    """Train all models side by side; the first failure is raised at once, the others end with the process."""
+    if len(trainings) == 1:
+        return trainings[0].run()
+    threads = ThreadPoolExecutor(len(trainings), thread_name_prefix="model")
+    try:
+        results = [future.result() for future in as_completed([threads.submit(t.run) for t in trainings])]
+    finally:
+        threads.shutdown(wait=False)
+    outcome = "stopped" if any(result["outcome"] == "stopped" for result in results) else "finished"
+    return {"outcome": outcome, "step": min(result["step"] for result in results)}

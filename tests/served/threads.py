@@ -18,12 +18,14 @@ from orchestrator.core.mailbox import Mailbox
 from orchestrator.core.message_store import MessageStore
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.served import Assignment, Finished, Joined, Lost, MessageKey, Sender
+from orchestrator.exchange.served.place import ServedPlace
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_recipe_job
 from orchestrator.train.assemble import assemble
 from orchestrator.train.chunk_worker import ChunkWorker
 from orchestrator.train.export import export_weights
 from orchestrator.train.phases import train_phases
+from orchestrator.train.shard import open_rounds
 
 Hook = Callable[["ThreadPort", MessageKey, NDArray[Any]], NDArray[Any]]
 
@@ -116,11 +118,12 @@ class Cluster:
 
 def train_served(directory: RunDirectory, *, on_push: Hook | None = None) -> tuple[str, ListTracker, Cluster]:
     """Train the prepared job with worker threads; leaves ``model.safetensors``."""
-    tracker = ListTracker()
     spec = load_recipe_job(directory.resolved_spec)
-    context = context_here(str(directory.root))
     cluster = Cluster(spec, directory, on_push=on_push)
-    context = replace(context, links=cluster.links)
+    rounds = open_rounds(spec, directory, [directory], cluster.links)
+    tracker = ListTracker()
+    context = context_here(str(directory.root))
+    context = replace(context, served=ServedPlace(links=cluster.links, rounds=rounds, model=0))
     phases = assemble(spec, context, tracker)
     cluster.start()  # after the shard's model is made: the threads share torch's generator
     try:

@@ -1,8 +1,8 @@
 """Decides when rounds begin and close: a state machine over events, without threads, clocks or Ray of its own.
 
-    job submitted --> round opens: every live worker gets its assignment
-    worker finished, lost, joined; time passes --> may the round close?
-    round closes --> jobs are decoded; the next round opens when its job is there
+job submitted --> round opens: every live worker gets its assignment
+worker finished, lost, joined; time passes --> may the round close?
+round closes --> jobs are decoded; the next round opens when its job is there
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from orchestrator.core.served import (
     Finished,
     Joined,
     Lost,
+    Retired,
+    RoundRequest,
     Sender,
     Submitted,
     Work,
@@ -45,9 +47,8 @@ class Closed:
 class RoundSummary:
     """What became of one round, for the history."""
 
-    round_index: int
-    step: int
-    """Optimizer steps taken when its job began."""
+    request: RoundRequest
+    """Of the job that began in it."""
     seconds: tuple[float | None, ...]
     """Each worker's own time; None where it was not there, its estimate where it left the round."""
     elements: tuple[int | None, ...]
@@ -62,24 +63,22 @@ class _OpenRound:
     started: float
     clock: RoundClock
     assignments: tuple[Assignment, ...]
-    step: int
+    request: RoundRequest | None
+    """Of the job that began; None where the turn was that of a model that trains no further."""
     arrived: Workers
     refused: set[int] = field(default_factory=set)
     """Workers with a message that is not finite."""
     assigned: set[int] = field(default_factory=set)
     finished: dict[int, Finished] = field(default_factory=dict)
 
-    def summary(self, now: float) -> RoundSummary:
+    def summary(self, request: RoundRequest, now: float) -> RoundSummary:
         """The history of the round, some time after it was closed."""
         workers = range(len(self.arrived))
         done = self.finished
         busy_s = now - self.started
         return RoundSummary(
-            round_index=self.index,
-            step=self.step,
-            seconds=tuple(
-                done[w].seconds if w in done else busy_s if w in self.assigned else None for w in workers
-            ),
+            request=request,
+            seconds=tuple(done[w].seconds if w in done else busy_s if w in self.assigned else None for w in workers),
             elements=tuple(done[w].num_elements if w in done and done[w].complete else None for w in workers),
             left=tuple(w for w in workers if w in self.assigned and not (w in done and done[w].complete)),
         )
@@ -91,6 +90,7 @@ class Coordinator:
     Args:
         scheme: the code.
         rule: when a round closes.
+        num_models: models that take turns: job t is of model t mod num_models.
         assign: gives a worker its newest assignment.
         on_closed: is given every decoded job.
         on_round: is given the history of every round.
@@ -101,12 +101,15 @@ class Coordinator:
         scheme: Scheme,
         rule: WaitRule,
         *,
+        num_models: int,
         assign: Callable[[int, Assignment], None],
         on_closed: Callable[[Closed], None],
         on_round: Callable[[RoundSummary], None],
     ) -> None:
         self._scheme = scheme
         self._rule = rule
+        self._num_models = num_models
+        self._retired: set[int] = set()
         self._assign = assign
         self._on_closed = on_closed
         self._on_round = on_round
@@ -136,6 +139,9 @@ class Coordinator:
                 self._lose(sender)
             case Finished():
                 self._finish(event, now)
+            case Retired(model):
+                self._retired.add(model)
+                self._open_next(now)
 
     def _join(self, sender: Sender) -> None:
         # It takes part in the open round at once: without it the round may have nobody for some chunk.
@@ -181,9 +187,10 @@ class Coordinator:
             self._open_next(now)
 
     def end(self, now: float) -> None:
-        """Tell the history of the last round; nothing more will happen."""
-        if self._before is not None:
-            self._on_round(self._before.summary(now))
+        """Tell the history of the round before the open one, or of the last one where nothing more will happen."""
+        before, self._before = self._before, None
+        if before is not None and before.request is not None:
+            self._on_round(before.summary(before.request, now))
 
     def next_check(self) -> float | None:
         """When to call ``tick`` though nothing has happened; None where only events matter."""
@@ -193,9 +200,11 @@ class Coordinator:
         return None if seconds is None else self._open.started + seconds
 
     def _open_next(self, now: float) -> None:
-        if self._open is not None or self._next_round not in self._submitted:
-            return
         index = self._next_round
+        # A model that trains no further still has its turns, without work, as long as others have jobs in flight.
+        is_idle_turn = index % self._num_models in self._retired and bool(self._submitted)
+        if self._open is not None or not (index in self._submitted or is_idle_turn):
+            return
         self._next_round += 1
         self._scheme.begin(index, has_new_job=True)
         assignments = tuple(self._assignment(index, worker) for worker in range(self._scheme.num_workers))
@@ -204,7 +213,7 @@ class Coordinator:
             started=now,
             clock=RoundClock(self._scheme, self._rule),
             assignments=assignments,
-            step=self._submitted[index].request.step,
+            request=None if is_idle_turn else self._submitted[index].request,
             arrived=np.zeros(self._scheme.num_workers, dtype=bool),
             assigned=set(self._live),
         )
@@ -212,7 +221,7 @@ class Coordinator:
             self._assign(worker, assignments[worker])
 
     def _assignment(self, index: int, worker: int) -> Assignment:
-        tasks = self._scheme.tasks(worker)
+        tasks = tuple(task for task in self._scheme.tasks(worker) if task.job in self._submitted)
         for task in tasks:
             self._chunks.setdefault(task.job, {})[worker, task.slot] = task.chunks
         return Assignment(
@@ -225,14 +234,13 @@ class Coordinator:
     def _close(self, current: _OpenRound, now: float) -> None:
         due = self._scheme.close(current.arrived)
         self._open = None
-        for job in due:
+        for job in (job for job in due if job in self._submitted):
             decoded = self._scheme.decode(job)
             chunks = self._chunks.pop(job)
             used = sorted({chunk for message in decoded.messages for chunk in chunks[message]})
             self._on_closed(_closed(decoded, self._reports.pop(job), used))
             del self._submitted[job]
-        if self._before is not None:
-            self._on_round(self._before.summary(now))
+        self.end(now)
         self._before = current
 
     def _refuse_to_wait_for_ever(self, current: _OpenRound) -> None:
@@ -240,9 +248,10 @@ class Coordinator:
         if waits_for or self._scheme.may_close(current.arrived):
             return
         workers = ", ".join(map(str, sorted(current.refused)))
+        step = "" if current.request is None else f" of step {current.request.step + 1}"
         raise RecipeError(
-            f"The gradients of step {current.step + 1} are not finite on workers {workers}: training cannot go on. A "
-            "lower learning rate, a longer warmup or train.clip_grad_norm usually helps."
+            f"The gradients{step} are not finite on workers {workers}: training cannot go on. A lower learning rate, a "
+            "longer warmup or train.clip_grad_norm usually helps."
         )
 
 

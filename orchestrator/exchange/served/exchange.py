@@ -9,18 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from orchestrator.core.coding.build import build_scheme
-from orchestrator.core.coding.waiting import WaitRule
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.flat_shards import FlatShards
-from orchestrator.core.links import ShardLinks
 from orchestrator.core.served import Handle, Publication, RoundRequest, Work
 from orchestrator.core.values import ExchangeReport
 from orchestrator.core.wire import from_wire
-from orchestrator.core.worker_times import StepTimes
-from orchestrator.core.worker_watch import WorkerWatch
-from orchestrator.exchange.served.coordinator import Closed, RoundSummary
-from orchestrator.exchange.served.coordinator_thread import CoordinatorThread
+from orchestrator.exchange.served.coordinator import Closed
+from orchestrator.exchange.served.place import ServedPlace
 from orchestrator.spec.methods.coded import Coded
 
 
@@ -33,27 +28,19 @@ class ServedExchange:
     Args:
         config: the scheme and when its rounds close.
         collectives: over the shards.
-        links: to the workers and between the shards.
-        watch: on the shard of rank 0, what takes the workers' times; None elsewhere.
+        place: links to the workers and between the shards, and the rounds.
     """
 
-    def __init__(
-        self, config: Coded, collectives: Collectives, links: ShardLinks, watch: WorkerWatch | None
-    ) -> None:
+    def __init__(self, config: Coded, collectives: Collectives, place: ServedPlace) -> None:
         self._config = config
         self._collectives = collectives
-        self._links = links
-        self._version = 0
-        self._job = 0
+        self._links = place.links
+        self._rounds = place.rounds
+        self._place = place
+        self._num_steps = 0
         self._changed_buffers: dict[str, NDArray[Any]] = {}
         self._unchanging: Handle = None
         self._closed: Closed | None = None
-        self._watch = watch
-        self._coordinator: CoordinatorThread | None = None
-        if watch is not None:
-            scheme = build_scheme(config.scheme, links.num_workers, nodes=links.nodes, **config.parameters())
-            rule = WaitRule(kind=config.close, mu=config.mu, wait=config.wait)
-            self._coordinator = CoordinatorThread(scheme, rule, links, lambda round_: watch.observe(_times(round_)))
 
     def attach(self, model: nn.Module, shards: FlatShards) -> None:
         """Take charge of the gradients of this shard's parameters."""
@@ -75,9 +62,10 @@ class ServedExchange:
         """
         publication = self._publish()
         closed = None
-        if self._coordinator is not None:
-            closed = self._coordinator.submit(self._job, Work(request=request, weights=publication)).result()
-        self._job += 1
+        if self._rounds is not None:
+            work = Work(request=request, weights=publication)
+            closed = self._rounds.submit(self._place.model, self._num_steps, work).result()
+        self._num_steps += 1
         closed = self._collectives.all_gather_object(closed)[0]
         self._sum(closed)
         self._take_buffers(closed.buffers)
@@ -95,7 +83,7 @@ class ServedExchange:
             workers_used=len({worker for worker, _ in decoded.messages}),
             coverage=decoded.coverage,
             residual=decoded.residual,
-            slowest_worker_ratio=None if self._watch is None else self._watch.slowest_worker_ratio,
+            slowest_worker_ratio=None if self._rounds is None else self._rounds.slowest_worker_ratio,
         )
 
     def clear(self) -> None:
@@ -104,9 +92,8 @@ class ServedExchange:
 
     def close(self) -> None:
         """End the workers' rounds."""
-        if self._coordinator is not None and self._watch is not None:
-            self._coordinator.close()
-            self._watch.flush()
+        if self._rounds is not None:
+            self._rounds.retire(self._place.model)
 
     def _publish(self) -> Publication:
         port = self._links.port
@@ -114,11 +101,10 @@ class ServedExchange:
             flat_names = {name for name, p in self._model.named_parameters() if p.requires_grad}
             rest = {name: p for name, p in self._model.named_parameters() if name not in flat_names}
             self._unchanging = port.publish(_arrays({**rest, **self._buffers}))
-        flats = port.gather_handles(self._version, port.publish(self._flat.detach().cpu().numpy()))
-        self._version += 1
+        handle = port.publish(self._flat.detach().cpu().numpy())
         return Publication(
-            version=self._version,
-            flats=flats,
+            version=self._num_steps,
+            flats=port.gather_handles((self._place.model, self._num_steps), handle),
             unchanging=self._unchanging,
             buffers=dict(self._changed_buffers),
         )
@@ -135,10 +121,6 @@ class ServedExchange:
         self._changed_buffers.update(changed)
         for name, array in changed.items():
             self._buffers[name].copy_(torch.from_numpy(array))
-
-
-def _times(summary: RoundSummary) -> StepTimes:
-    return StepTimes(step=summary.step + 1, seconds=summary.seconds, elements=summary.elements, left=summary.left)
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:

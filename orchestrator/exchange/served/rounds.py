@@ -1,67 +1,100 @@
-"""The thread beside the coordinating shard's training that gives the coordinator its events and the time."""
+"""The rounds of one attempt: a thread beside the trainings that gives the coordinator its events and the time."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 
-from orchestrator.core.coding.scheme import Scheme
+from orchestrator.core.coding.build import build_scheme
 from orchestrator.core.coding.waiting import WaitRule
 from orchestrator.core.links import ShardLinks
-from orchestrator.core.served import Event, Submitted, Work
+from orchestrator.core.served import Event, Retired, Submitted, Work
+from orchestrator.core.worker_times import StepTimes
+from orchestrator.core.worker_watch import WorkerWatch
 from orchestrator.exchange.served.coordinator import Closed, Coordinator, RoundSummary
+from orchestrator.spec.methods.coded import Coded
 
 
-class CoordinatorThread:
-    """Runs a coordinator until it is closed.
+class Rounds:
+    """Runs the coordinator of all models that share the workers, until the last of them retires.
 
     Args:
-        scheme: the code.
-        rule: when a round closes.
+        config: the scheme, and when its rounds close.
         links: to the workers; their events are taken from it.
-        on_round: is given the history of every round, in this thread.
+        watch: is given every worker's times.
+        num_models: models that take turns.
     """
 
-    def __init__(
-        self, scheme: Scheme, rule: WaitRule, links: ShardLinks, on_round: Callable[[RoundSummary], None]
-    ) -> None:
+    def __init__(self, config: Coded, links: ShardLinks, watch: WorkerWatch, *, num_models: int) -> None:
+        scheme = build_scheme(config.scheme, links.num_workers, nodes=links.nodes, **config.parameters())
+        rule = WaitRule(kind=config.close, mu=config.mu, wait=config.wait)
+        self._num_models = num_models
+        self._active = set(range(num_models))
+        self._watch = watch
         self._events = links.events
         self._futures: dict[int, Future[Closed]] = {}
+        self._error: Exception | None = None
+        self._lock = threading.Lock()
         self._coordinator = Coordinator(
-            scheme, rule, assign=links.port.assign, on_closed=self._resolve, on_round=on_round
+            scheme,
+            rule,
+            num_models=num_models,
+            assign=links.port.assign,
+            on_closed=self._resolve,
+            on_round=self._observe,
         )
-        self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
         self._thread.start()
 
-    def submit(self, job: int, work: Work) -> Future[Closed]:
-        """Begin a job; the future has it when it is decoded, or the error that keeps it from being."""
+    def submit(self, model: int, step: int, work: Work) -> Future[Closed]:
+        """Begin a step of a model; the future has it when it is decoded, or the error that keeps it from being.
+
+        Args:
+            model: which one.
+            step: steps of this model in this attempt before this one.
+            work: what workers need for it.
+        """
+        job = step * self._num_models + model
         future: Future[Closed] = Future()
-        self._futures[job] = future
+        with self._lock:
+            if self._error is None:
+                self._futures[job] = future
+            else:
+                future.set_exception(self._error)
         self._events.put(Submitted(job, work))
         return future
 
-    def close(self) -> None:
-        """End the thread; an open round is left as it is."""
-        self._events.put(None)
-        self._thread.join()
+    def retire(self, model: int) -> None:
+        """A model trains no further; with the last one the thread ends."""
+        self._events.put(Retired(model))
+        with self._lock:
+            self._active.discard(model)
+            is_last = not self._active
+        if is_last:
+            self._events.put(None)
+            self._thread.join()
+            self._watch.flush()
+
+    @property
+    def slowest_worker_ratio(self) -> float | None:
+        """How many times longer than the others the slowest worker takes; None where there is one worker."""
+        return self._watch.slowest_worker_ratio
 
     def _run(self) -> None:
-        while True:
-            event = self._next_event()
-            if event is None:
-                self._coordinator.end(time.monotonic())
-                return
-            try:
+        try:
+            while (event := self._next_event()) is not None:
                 if isinstance(event, _Time):
                     self._coordinator.tick(time.monotonic())
                 else:
                     self._coordinator.handle(event, time.monotonic())
-            except Exception as error:
-                self._fail(error)
-                return
+            self._coordinator.end(time.monotonic())
+        except Exception as error:
+            with self._lock:
+                self._error = error
+                for future in self._futures.values():
+                    future.set_exception(error)
 
     def _next_event(self) -> Event | _Time | None:
         moment = self._coordinator.next_check()
@@ -71,11 +104,14 @@ class CoordinatorThread:
             return _Time()
 
     def _resolve(self, closed: Closed) -> None:
-        self._futures.pop(closed.decoded.job).set_result(closed)
+        with self._lock:
+            future = self._futures.pop(closed.decoded.job)
+        future.set_result(closed)
 
-    def _fail(self, error: Exception) -> None:
-        for future in self._futures.values():
-            future.set_exception(error)
+    def _observe(self, summary: RoundSummary) -> None:
+        # With several models, their steps in turn.
+        step = summary.request.step * self._num_models + summary.request.model + 1
+        self._watch.observe(StepTimes(step=step, seconds=summary.seconds, elements=summary.elements, left=summary.left))
 
 
 class _Time:
