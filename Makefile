@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+TRITON := $(VENV)/triton-only
 SOURCES := orchestrator jobs benchmarks tests
 
-.PHONY: help install demo test test-fast check format docs clean
+.PHONY: help install triton demo test test-fast check format docs clean
 help:
 	@echo "make install  create $(VENV) and install everything, versions pinned by constraints.txt"
 	@echo "make demo     train jobs/digits with LAMB at a global batch of 1,024 on two workers"
+	@echo "make triton   put Triton beside $(VENV)'s packages, for the test of LAMB's GPU kernels"
 	@echo "make test     all tests;   make test-fast: without Ray, several processes or a browser"
 	@echo "make check    format, lint, spelling, strict types, layer rule, links, generated docs"
 	@echo "make format   rewrite the sources in the project's format;   make docs: regenerate docs/spec.md"
@@ -16,6 +18,12 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Apart from everything else: DeepSpeed and torch run other code where Triton can be imported.
+triton: $(TRITON)/.installed
+$(TRITON)/.installed: constraints-triton.txt | install
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TRITON) -r constraints-triton.txt
 	touch $@
 
 demo: install

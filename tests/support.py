@@ -124,7 +124,12 @@ def train_here(root: str) -> tuple[str, list[dict[str, Any]]]:
 
 
 def train_on(world_size: int, directory: RunDirectory) -> list[tuple[str, list[dict[str, Any]]]]:
-    """``train_here`` on that many gloo processes; in this process for one."""
+    """``train_here`` on that many gloo processes; in this process for one, and where threads compute for it."""
+    if load_recipe_job(directory.resolved_spec).exchange.topology == "served":
+        from served.threads import train_served
+
+        outcome, tracker, _ = train_served(directory)
+        return [(outcome, tracker.lines)]
     if world_size == 1:
         return [train_here(str(directory.root))]
     return run_on_ranks(world_size, train_here, str(directory.root))

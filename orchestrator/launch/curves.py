@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory
+from orchestrator.launch.phases import phase_plans
 from orchestrator.launch.rates import planned_rates
 from orchestrator.launch.store import JobStore
 from orchestrator.simulate.annealing_law import Curve
-from orchestrator.spec.load import load_spec
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.load import load_resolved, load_spec
 
 SPEC_SUFFIXES = (".yaml", ".yml")
+CSV_SUFFIX = ".csv"
 
 
 def is_spec(name: str) -> bool:
@@ -44,7 +47,8 @@ class CurveReader:
     Args:
         storage: Folder of all run directories.
         loss: Column or metric that holds the loss.
-        warmup_steps: Length of the warmup of every logged curve; None recognizes it by the rising rate.
+        warmup_steps: Length of the warmup of every logged curve; None takes that of the job's spec where the spec alone
+            tells it, and else recognizes it by the rising rate.
         overrides: Of the form ``a.b=value``, for specs.
     """
 
@@ -83,7 +87,7 @@ class CurveReader:
         return Curve(name, lr, _rising(steps, lr), np.empty(0, np.int64), np.empty(0))
 
     def _rows(self, name: str) -> list[_Row]:
-        is_csv = name.endswith(".csv")
+        is_csv = name.endswith(CSV_SUFFIX)
         lines = _csv_lines(Path(name)) if is_csv else _metrics_lines(_run_directory(name, self.storage))
         rows = [_row(place, fields, self.loss) for place, fields in lines]
         for before, row in pairwise(rows):
@@ -96,12 +100,16 @@ class CurveReader:
     def _logged(self, name: str, rows: Sequence[_Row]) -> Curve:
         steps = np.array([row.step for row in rows], np.int64)
         lr = np.array([row.lr for row in rows])
-        if self.warmup_steps is None and steps[0] > steps[1] - steps[0]:
-            raise UsageError(
-                f"{rows[0].place}: the first step is {steps[0]}; --warmup-steps tells how many steps the rate rose "
-                "before, 0 if it did not."
-            )
-        warmup_steps = _rising(steps, lr) if self.warmup_steps is None else self.warmup_steps
+        warmup_steps = self.warmup_steps
+        if warmup_steps is None and not name.endswith(CSV_SUFFIX):
+            warmup_steps = _warmup_of(_run_directory(name, self.storage))
+        if warmup_steps is None:
+            if steps[0] > steps[1] - steps[0]:
+                raise UsageError(
+                    f"{rows[0].place}: the first step is {steps[0]}; --warmup-steps tells how many steps the rate rose "
+                    "before, 0 if it did not."
+                )
+            warmup_steps = _rising(steps, lr)
         seen = [(row.step, row.loss) for row in rows if row.loss is not None]
         losses = np.array(seen).reshape(-1, 2)
         return Curve(name, _every_step(steps, lr, warmup_steps), warmup_steps, losses[:, 0].astype(int), losses[:, 1])
@@ -112,6 +120,21 @@ def _rising(steps: NDArray[np.int64], lr: NDArray[np.float64]) -> int:
     is_rise = np.diff(lr) > 1e-9 * lr[1:]
     num_rises = len(is_rise) if is_rise.all() else int(is_rise.argmin())
     return int(steps[num_rises]) if num_rises else 0
+
+
+def _warmup_of(run: RunDirectory) -> int | None:
+    """Last step of the warmup by the job's spec, 0 for one that ends with the first; None where the spec does not tell.
+
+    That is so without a spec, for a training of several phases, and where the size of the training data is needed.
+    """
+    spec = load_resolved(run.resolved_spec) if run.resolved_spec.is_file() else None
+    if not isinstance(spec, JobSpec):
+        return None
+    plan, *later = phase_plans(spec)
+    if later or plan.warmup_samples is None:
+        return None
+    steps = math.ceil(plan.warmup_samples / plan.global_batch_size)
+    return steps if steps > 1 else 0
 
 
 def _every_step(steps: NDArray[np.int64], lr: NDArray[np.float64], warmup_steps: int) -> NDArray[np.float64]:

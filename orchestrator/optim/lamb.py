@@ -19,6 +19,8 @@ from orchestrator.spec.methods.optimizers import Lamb as LambConfig
 
 Adapt = Literal["decayed", "all"]
 Correction = Literal["direction", "learning_rate", "none"]
+Bounds = tuple[float, float]
+UNBOUNDED: Bounds = (0.0, math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +32,9 @@ class Variant:
     bias_correction: Correction = "direction"
     """Where the bias of the moments is corrected; as a factor on the learning rate it is a hidden warmup."""
     eps: float = 1e-6
-    weight_norm_range: tuple[float, float] = (0.0, math.inf)
+    weight_norm_range: Bounds = UNBOUNDED
     """phi, the clamp of ||p||."""
-    trust_ratio_range: tuple[float, float] = (0.0, math.inf)
+    trust_ratio_range: Bounds = UNBOUNDED
 
 
 PRESETS = {
@@ -166,14 +168,18 @@ def _describe(sums: Tensor, coefficients: list[Coefficients]) -> dict[str, Tenso
     return {"trust_ratio": ratios, "weight_norm": norm, "update_norm": rates * ratios * length}
 
 
+def _bounds(given: Bounds | Literal["none"] | None, preset: Bounds) -> Bounds:
+    return UNBOUNDED if given == "none" else given or preset
+
+
 def build_lamb(config: LambConfig, model: nn.Module, collectives: Collectives) -> torch.optim.Optimizer:
     """Lamb over the model's trainable parameters, on what runs it fastest on every rank."""
     preset = PRESETS[config.preset]
     variant = Variant(
         adapt=config.adapt or preset.adapt,
         bias_correction=config.bias_correction or preset.bias_correction,
-        weight_norm_range=config.weight_norm_range or preset.weight_norm_range,
-        trust_ratio_range=config.trust_ratio_range or preset.trust_ratio_range,
+        weight_norm_range=_bounds(config.weight_norm_range, preset.weight_norm_range),
+        trust_ratio_range=_bounds(config.trust_ratio_range, preset.trust_ratio_range),
     )
     return Lamb(
         parameter_groups(model, config),

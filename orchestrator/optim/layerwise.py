@@ -227,12 +227,12 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
         facts: dict[str, Tensor] = {}
         if adapted:
             ratios = vectors["trust_ratio"][adapted]
-            extremes = _on_host(torch.stack([ratios.min(), ratios.median(), ratios.max()]))
+            extremes = on_host(torch.stack([ratios.min(), ratios.median(), ratios.max()]))
             facts.update(zip(("trust_ratio/min", "trust_ratio/median", "trust_ratio/max"), extremes, strict=True))
         if self._log_layers_every is not None and step % self._log_layers_every == 0:
             names = [name for call in calls for name in call.names]
             for key, vector in vectors.items():
-                facts.update({f"{key}/{name}": value for name, value in zip(names, _on_host(vector), strict=True)})
+                facts.update({f"{key}/{name}": value for name, value in zip(names, on_host(vector), strict=True)})
         return facts
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -274,7 +274,7 @@ def is_adapted(group: dict[str, Any], *, everything: bool) -> bool:
     return bool(group.get("adapt", everything or group["weight_decay"] > 0))
 
 
-def _on_host(vector: Tensor) -> Tensor:
+def on_host(vector: Tensor) -> Tensor:
     """A copy in host memory that nobody waits for: it is complete when the device has done what it was given."""
     if vector.device.type == "cpu":
         return vector

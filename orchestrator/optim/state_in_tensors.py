@@ -44,10 +44,13 @@ class StateInTensors(torch.optim.Optimizer):
         self._inner.param_groups, self._inner.state = self.param_groups, self.state
         for group in self.param_groups:
             self._hand_over(group)
-        loss = self._inner.step(closure)
+        loss = self._step_inner(closure)
         for group in self.param_groups:
             self._take_back(group)
         return loss
+
+    def _step_inner(self, closure: Callable[[], float] | None) -> float | None:
+        return self._inner.step(closure)
 
     def _hand_over(self, group: dict[str, Any]) -> None:
         for parameter in group["params"]:

@@ -35,6 +35,7 @@ from orchestrator.spec.check_optimizer import (
 from orchestrator.spec.check_recipe import argument_problems, target_problems
 from orchestrator.spec.check_scaling import sde_problems, warmup_problems
 from orchestrator.spec.check_script import script_problems
+from orchestrator.spec.check_sweep import form_problems, trial_problems
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.methods.engines import Engine
 from orchestrator.spec.phases import PHASE_FIELDS, phases_of
@@ -60,10 +61,22 @@ def check(spec: AnyJobSpec, folder: Path) -> list[Problem]:
 def run_checks(spec: AnyJobSpec, folder: Path, broken: frozenset[str]) -> list[Problem]:
     """Run the checks that read none of the broken fields (dotted paths), as `check` does all of them.
 
-    Every phase is checked as a job of its own; what is wrong in a phase already is not told again of the next.
+    Every trial of a sweep is checked as a job of its own, and so is every phase of a training.
     """
     if isinstance(spec, ScriptJobSpec):
         return [] if overlaps("script.path", broken) else list(script_problems(spec, folder))
+    if not spec.sweep:
+        return _training_problems(spec, folder, broken)
+    if overlaps("exchange", broken):  # which decides what a sweep may be
+        return _training_problems(spec, folder, broken | {"sweep"})
+    if problems := list(form_problems(spec, folder)):
+        return [*problems, *_training_problems(spec, folder, broken | {"sweep"})]
+    of_all = [problem for single_check in SWEEP_CHECKS for problem in single_check(spec, folder)]
+    return of_all + trial_problems(spec, lambda trial, unclear: _training_problems(trial, folder, unclear), broken)
+
+
+def _training_problems(spec: JobSpec, folder: Path, broken: frozenset[str]) -> list[Problem]:
+    """Everything wrong with one training; what is wrong in a phase already is not told again of the next."""
     first, *later = phases_of(spec)
     problems = _problems_of(first, folder, broken)
     told = set(problems)
@@ -136,7 +149,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (capability_problems, ("batch.controller", "optimizer", "schedule", "exchange", "data.source", "engine")),
     (message_problems, ("exchange", "engine")),
     (scheme_problems, ("exchange", "resources.workers")),
-    (delayed_problems, ("exchange",)),
+    (delayed_problems, ("exchange", "sweep")),
     (drawn_problems, ("exchange", "batch.global_size", "resources.workers")),
     (served_problems, ("exchange", "train.precision", "data", "optimizer")),
     (injection_problems, ("exchange", "resources.workers")),
@@ -153,3 +166,5 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (stream_problems, ("data.source", "data.loader_workers", "train.epochs", "schedule.warmup")),
 )
 """Every check with the fields it reads."""
+SWEEP_CHECKS: tuple[Check, ...] = tuple(single_check for single_check, reads in CHECKS if "sweep" in reads)
+"""The checks of how many trials there are, which no trial can see alone."""

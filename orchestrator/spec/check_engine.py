@@ -8,13 +8,31 @@ from pathlib import Path
 from orchestrator.spec.accelerate_config import read_accelerate_config
 from orchestrator.spec.check_deepspeed import LEAST_STAGE
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.distribution import AllReduce
 from orchestrator.spec.methods.engines import LOCAL_GRADIENTS, Accelerate, DeepSpeed, Engine, Fsdp2
 from orchestrator.spec.problems import Problem, shown
+from orchestrator.spec.section import Method
 
 
 def lacking(requires: frozenset[str], engine: Engine) -> frozenset[str]:
     """Capabilities that a method requires and an engine lacks: the one rule of what may be combined."""
     return requires - engine.provides
+
+
+def methods_of(spec: JobSpec) -> dict[str, Method]:
+    """The methods of a spec that may require something of its engine, by their dotted paths."""
+    return {
+        "batch.controller": spec.batch.controller,
+        "optimizer": spec.optimizer,
+        "schedule": spec.schedule,
+        "exchange": spec.exchange,
+        "data.source": spec.data.source,
+    }
+
+
+def admits(engine: Engine, spec: JobSpec) -> bool:
+    """Whether an engine in place of the spec's own would provide all that the spec's methods require."""
+    return not any(lacking(method.requires, engine) for method in methods_of(spec).values())
 
 
 def with_its_file(engine: Engine, folder: Path) -> Engine:
@@ -30,7 +48,7 @@ def with_its_file(engine: Engine, folder: Path) -> Engine:
 
 def message_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """Only an engine whose gradients are summed by the exchange has messages of the exchange's size."""
-    size = spec.exchange.bucket_mib
+    size = spec.exchange.bucket_mib if isinstance(spec.exchange, AllReduce) else None
     if size is not None and LOCAL_GRADIENTS not in spec.engine.provides:
         message = f"{spec.engine.title} sums gradients in messages of its own"
         yield Problem("", "exchange.bucket_mib", shown(size), message, "null, or engine: ddp")

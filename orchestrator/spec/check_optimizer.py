@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS
 from orchestrator.spec.methods.layerwise_optimizers import Lans, Lars, Lawn
 from orchestrator.spec.methods.optimizers import Lamb, LayerwiseBase, Sgd
 from orchestrator.spec.problems import Problem, shown
@@ -67,3 +68,16 @@ def layer_log_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
         message = f"a line of metrics is written every {every} steps (train.log_every)"
         legal = f"a multiple of {every}"
         yield Problem("", "optimizer.log_layers_every", str(optimizer.log_layers_every), message, legal)
+
+
+def second_derivative_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """What cannot be differentiated twice: a compiled model, and a loss that is scaled to the range of fp16."""
+    if HESSIAN_PRODUCTS not in spec.optimizer.requires:
+        return
+    name = shown(spec.optimizer.name)
+    if spec.train.compile in ("inductor", "aot_eager"):
+        message = "takes second derivatives of the loss, which a compiled model has not"
+        yield Problem("", "optimizer.name", name, message, "train.compile: null or eager, or another optimizer")
+    if spec.train.precision == "fp16":
+        message = "takes second derivatives of the loss, which are beyond the range of fp16"
+        yield Problem("", "optimizer.name", name, message, "train.precision: bf16 or fp32, or another optimizer")

@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lans": {"name": "lans", "lr": 0.02, "weight_decay": 0.1},
     "novograd": {"name": "novograd", "lr": 0.01, "weight_decay": 0.01},
     "lawn": {"name": "lawn", "lr": 0.01, "free_steps": 5},
+    "swats": {"name": "swats", "lr": 0.003, "betas": [0.9, 0.95], "weight_decay": 0.01, "switch_tolerance": 0.02},
 }
 RECIPES = {"mlp": MLP, "awkward": AWKWARD, "text": SMALL_TEXT}
 Reference = Callable[[str, str], RunDirectory]
@@ -86,11 +87,11 @@ def test_four_workers_and_replica_groups(tmp_path: Path, reference: Reference) -
     compare(tmp_path, reference, 4, "mlp", engines, ["lamb", "lars", "lawn"])
 
 
-@pytest.mark.parametrize("name", ["lamb", "novograd", "lawn"])
+@pytest.mark.parametrize("name", ["lamb", "novograd", "lawn", "swats"])
 def test_state_goes_on_under_other_engines_and_numbers_of_workers(
     tmp_path: Path, reference: Reference, name: str
 ) -> None:
-    """Moments, and the numbers that NovoGrad and LAWN keep for each layer, on a way through every form of division."""
+    """Moments, and the numbers that some keep for each layer, on a way through every form of division."""
     chain = (
         ("zero 1", 2, 6),
         ("ddp", 2, 9),

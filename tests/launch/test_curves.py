@@ -105,6 +105,39 @@ def test_a_job_of_the_storage_and_its_run_directory_are_the_same_curve(reader: C
 
 
 @pytest.mark.parametrize(
+    ("schedule", "warmup_steps"),
+    [
+        ("schedule.warmup={steps: 4}", 4),
+        ("schedule.warmup={samples: 25}", 4),
+        ("schedule.warmup={fraction: 0.1}", 0),
+        ("schedule.warmup=null", 0),
+    ],
+)
+def test_the_warmup_of_a_job_is_that_of_its_spec(
+    schedule: str, warmup_steps: int, reader: CurveReader, tmp_path: Path
+) -> None:
+    """Lines between which a warmup cannot be seen: every fifth step, and one where an evaluation fell between."""
+    spec = load_spec(spec_file(tmp_path), ["schedule.warmup.steps=null", schedule])
+    run = prepare(spec, reader.storage).run_directory
+    write(run.metrics_file, *(json.dumps({"step": step, "lr": 0.4, "loss": 4}) for step in (5, 6, 10)))
+    assert reader.curve("tiny").warmup_steps == warmup_steps
+    assert CurveReader(reader.storage, warmup_steps=3).curve("tiny").warmup_steps == 3
+
+
+@pytest.mark.parametrize("overrides", [["then=[{train: {steps: 5}}]"], ["schedule.warmup={steps: null, epochs: 1}"]])
+def test_a_warmup_that_the_spec_does_not_tell_is_looked_for_in_the_rates(
+    overrides: list[str], reader: CurveReader, tmp_path: Path
+) -> None:
+    run = prepare(load_spec(spec_file(tmp_path), overrides), reader.storage).run_directory
+    lines = [{"step": step, "lr": 0.1 * min(step, 3), "loss": 4} for step in range(1, 6)]
+    write(run.metrics_file, *map(json.dumps, lines))
+    assert reader.curve("tiny").warmup_steps == 3
+    write(run.metrics_file, *map(json.dumps, lines[3:]))
+    with pytest.raises(UsageError, match="the first step is 4; --warmup-steps tells"):
+        reader.curve("tiny")
+
+
+@pytest.mark.parametrize(
     ("lines", "message"),
     [
         (["step,loss", "1,4"], "line 2: lr is missing; there are step, loss."),

@@ -17,6 +17,7 @@ from orchestrator.launch.phases import phase_plans, totals
 from orchestrator.launch.plan import batch_rows, make_plan
 from orchestrator.launch.prepare import prepare
 from orchestrator.spec.load import dump_resolved
+from orchestrator.spec.problems import SpecError
 
 
 def test_the_arithmetic_by_hand(load):
@@ -109,11 +110,14 @@ for path in sys.argv[1:]:
     model = torch.nn.Linear(50, 70, bias=False)
     optimizer = load(OPTIMIZERS, config.name)(config, model, Collectives())
     model(torch.ones(1, 50)).sum().backward()
+    tell = getattr(optimizer, "take_loss", lambda loss: None)
     for _ in range(8):  # RAdam's first steps are plainer
+        tell(torch.ones(()))
         optimizer.step()
     values = [v for v in optimizer.state[model.weight].values() if isinstance(v, torch.Tensor)]
     with Trace([model.weight, model.weight.grad, *values]) as trace:
         trace.enter(REST)
+        tell(torch.ones(()))
         optimizer.step()
     print(sum(v.numel() == 3500 for v in values), trace.segments[0].peak // (4 * 3500))
 """
@@ -132,6 +136,8 @@ def test_optimizers_keep_and_compute_what_is_planned(load, tmp_path):
         "{name: lans}": (2, 3),
         "{name: novograd}": (1, 1),
         "{name: lawn, free_steps: 2}": (2, 3),
+        "{name: swats}": (2, 3),
+        "{name: momo}": (1, 1),
         "{name: adafactor}": (0, 1),
         "{name: came}": (1, 2),
         "{name: radam, weight_decay: 0.1}": (2, 6),
@@ -156,6 +162,33 @@ def test_optimizers_keep_and_compute_what_is_planned(load, tmp_path):
         paths[-1].write_text(dump_resolved(spec))
     ran = subprocess.run([sys.executable, "-c", COUNT_TENSORS, *paths], capture_output=True, text=True, check=True)
     assert [tuple(map(int, line.split())) for line in ran.stdout.splitlines()] == list(expected.values())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "engines"),
+    [
+        ("adamw", ["ddp", "fsdp2", "deepspeed 0", "deepspeed 1", "deepspeed 2", "deepspeed 3"]),
+        ("adafactor", ["ddp", "fsdp2", "deepspeed 0"]),
+        ("muon", ["ddp", "deepspeed 0"]),
+    ],
+)
+def test_engines_that_would_refuse_the_job_have_no_memory(optimizer, engines, load, storage):
+    spec = load(f"optimizer: {optimizer}\n")
+    assert list(make_plan(spec, storage, os.environ).memory.rows[0].peaks) == engines
+    # What `check` says of each of them.
+    for engine in ("fsdp2", "{name: deepspeed, zero_stage: 0}", "{name: deepspeed, zero_stage: 2}"):
+        title = engine.strip("{}").replace("name: ", "").replace(", zero_stage:", "")
+        if title in engines:
+            load(f"optimizer: {optimizer}\nengine: {engine}\n")
+        else:
+            with pytest.raises(SpecError, match="of the engine, which"):
+                load(f"optimizer: {optimizer}\nengine: {engine}\n")
+
+
+def test_second_derivatives_are_not_planned(load, storage):
+    plan = make_plan(load("optimizer: adahessian\n"), storage, os.environ)
+    assert plan.memory is None
+    assert plan.memory_unknown == "the optimizer differentiates the loss twice, and what that keeps is not traced."
 
 
 def test_a_whole_plan_touches_nothing(load, storage):

@@ -9,6 +9,9 @@ SETTINGS: dict[str, dict[str, dict]] = {
         "lans": {"optimizer": {"name": "lans", "lr": 0.02}},
         "novograd": {"optimizer": {"name": "novograd", "lr": 0.02, "weight_decay": 1e-3}},
         "lawn": {"optimizer": {"name": "lawn", "lr": 0.01, "free_steps": 1}},
+        "swats": {"optimizer": {"name": "swats", "lr": 0.01, "switch_tolerance": 0.2}},
+        "momo": {"optimizer": {"name": "momo", "lr": 0.1}},
+        "adahessian": {"optimizer": {"name": "adahessian", "lr": 0.05, "eps": 0.01}},
         "adafactor": {"optimizer": {"name": "adafactor", "lr": 0.05}},
         "came": {"optimizer": {"name": "came", "lr": 0.001}},
         "radam": {"optimizer": {"name": "radam", "lr": 0.1}},
@@ -34,7 +37,10 @@ SETTINGS: dict[str, dict[str, dict]] = {
         "deepspeed": {"engine": {"name": "deepspeed"}},
         "accelerate": {"engine": {"name": "accelerate", "config": {"distributed_type": "FSDP"}}},
     },
-    "exchange": {"all_reduce": {"exchange": {"name": "all_reduce"}}},
+    "exchange": {
+        "all_reduce": {"exchange": {"name": "all_reduce"}},
+        "coded": {"exchange": {"name": "coded", "scheme": "fractional", "stragglers": 0}},
+    },
     "batch.controller": {"constant": {"batch": {"global_size": 48, "controller": {"name": "constant"}}}},
     "data.source": {
         "recipe": {"data": {"source": {"name": "recipe"}}},

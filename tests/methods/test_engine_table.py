@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from gloo import run_on_ranks
 from methods.settings import SETTINGS
-from support import assert_same_weights, make_run_directory, tiny_spec, train_here
+from support import assert_same_weights, make_run_directory, tiny_spec, train_here, train_on
 
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.spec.check import check
+from orchestrator.spec.load import load_recipe_job
 from orchestrator.spec.methods.engines import Engine
 from orchestrator.spec.methods_table import MethodRow, engines, methods
 
@@ -55,7 +56,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             directory, problems = prepare(root / str(index), row, COLUMNS[title])
             assert problems == []
             column[row.seam, row.name] = directory
-        roots = [str(directory.root) for directory in column.values()]
+        topologies = {cell: load_recipe_job(job.resolved_spec).exchange.topology for cell, job in column.items()}
+        roots = [str(job.root) for cell, job in column.items() if topologies[cell] == "collective"]
+        for job in (job for cell, job in column.items() if topologies[cell] == "served"):
+            train_on(2, job)
         try:
             assert run_on_ranks(2, train_all, roots) == [[list(range(1, STEPS + 1))] * len(roots)] * 2
         except Exception as error:  # told to every cell of the column, without training it again

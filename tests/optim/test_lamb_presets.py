@@ -145,3 +145,13 @@ def test_an_argument_takes_the_place_of_the_presets() -> None:
     assert optimizer.variant.trust_ratio_range == (0.08, 0.5)
     assert (optimizer.variant.adapt, optimizer.variant.bias_correction) == ("decayed", "learning_rate")
     assert {group["eps"] for group in optimizer.param_groups} == {1e-4}
+
+
+@pytest.mark.parametrize(
+    ("preset", "field", "bounds"),
+    [("deepspeed", "trust_ratio_range", (0.01, 10.0)), ("v3_clamp10", "weight_norm_range", (0.0, 10.0))],
+)
+def test_a_presets_bounds_can_be_taken_away(preset: str, field: str, bounds: tuple[float, float]) -> None:
+    for value, expected in ((None, bounds), ("none", (0.0, float("inf")))):
+        config = LambConfig.model_validate({"name": "lamb", "preset": preset, field: value})
+        assert getattr(build_lamb(config, Net(), Collectives()).variant, field) == expected

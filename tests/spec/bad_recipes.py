@@ -184,6 +184,18 @@ COMBINATIONS = [
         "came has several eps",
     ),
     BadSpec(
+        "second derivatives of a compiled model",
+        "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, compile: inductor}\noptimizer: adahessian\n",
+        "optimizer.name",
+        "takes second derivatives of the loss, which a compiled model has not. Legal: train.compile: null or eager",
+    ),
+    BadSpec(
+        "second derivatives in fp16",
+        "recipe: {target: recipe.py:Tiny}\ntrain: {steps: 8, precision: fp16}\noptimizer: adahessian\n",
+        "optimizer.name",
+        "which are beyond the range of fp16. Legal: train.precision: bf16 or fp32",
+    ),
+    BadSpec(
         "a range upside down",
         good("optimizer: {name: lamb, trust_ratio_range: [2.0, 1.0]}"),
         "optimizer.trust_ratio_range",

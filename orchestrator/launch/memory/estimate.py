@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from orchestrator.launch.memory.ask import describe_model
 from orchestrator.launch.memory.deepspeed import ZeroSizes, deepspeed_peak
@@ -17,9 +17,10 @@ from orchestrator.launch.memory.replicas import ddp_peak
 from orchestrator.launch.memory.step import Setting, optimizer_cost
 from orchestrator.spec.accelerate_config import resolve_accelerate_config
 from orchestrator.spec.batch_arithmetic import StepDivision
+from orchestrator.spec.check_engine import admits
 from orchestrator.spec.deepspeed_config import resolve_deepspeed_config
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.methods.engines import Accelerate, DeepSpeed, Fsdp2
+from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, Accelerate, Ddp, DeepSpeed, Engine, Fsdp2
 from orchestrator.spec.sharding import fsdp2_of
 
 Formula = Callable[[Model, Setting], Memory | None]
@@ -31,7 +32,8 @@ class MemoryRow:
 
     workers: int
     peaks: Mapping[str, Memory | None]
-    """By engine; None where it does not take so many workers."""
+    """By engine, those left out that the spec's methods may not be combined with; None where an engine does not take so
+    many workers."""
     is_chosen: bool
     """Whether the spec asks for this number of workers."""
 
@@ -65,6 +67,8 @@ def plan_memory(
         code_folder: folder of the spec.
         environ: environment of the process that builds the model.
     """
+    if HESSIAN_PRODUCTS in spec.optimizer.requires:
+        return "the optimizer differentiates the loss twice, and what that keeps is not traced."
     model = describe_model(spec, code_folder, environ, sizes_to_trace(spec, divisions))
     if isinstance(model, str):
         return model
@@ -91,16 +95,21 @@ def sizes_to_trace(spec: JobSpec, divisions: Iterable[StepDivision]) -> list[int
 
 
 def formulas_of(spec: JobSpec, code_folder: Path) -> dict[str, Formula]:
-    """The formula of every engine; the spec's own with its settings, the others with their defaults.
+    """The formula of every engine that the spec's methods may be combined with.
+
+    The spec's own has its settings, the others their defaults.
 
     Raises:
         SpecError: where the engine's own configuration cannot be read.
     """
-    formulas: dict[str, Formula] = {
-        "ddp": ddp_peak,
-        "fsdp2": partial(fsdp2_peak, config=Fsdp2(name="fsdp2")),
-        **{f"deepspeed {stage}": partial(deepspeed_peak, zero=ZeroSizes(stage=stage)) for stage in range(4)},
+    defaults: dict[str, tuple[Engine, Formula]] = {
+        "ddp": (Ddp(name="ddp"), ddp_peak),
+        "fsdp2": (Fsdp2(name="fsdp2"), partial(fsdp2_peak, config=Fsdp2(name="fsdp2"))),
     }
+    for stage in get_args(DeepSpeed.model_fields["zero_stage"].annotation):
+        engine = DeepSpeed(name="deepspeed", zero_stage=stage)
+        defaults[f"deepspeed {stage}"] = engine, partial(deepspeed_peak, zero=ZeroSizes(stage=stage))
+    formulas = {title: formula for title, (engine, formula) in defaults.items() if admits(engine, spec)}
     sharding = fsdp2_of(spec, code_folder)
     if sharding is not None:
         formulas[engine_title(spec)] = partial(_fsdp2_if_possible, config=sharding)

@@ -57,7 +57,7 @@ class OptimizerCost:
         return self.in_passing * (sum(numels) if self.at_once else max(numels, default=0)) * FLOAT32_BYTES
 
 
-LAYERWISE = {"lars": (1, 1), "lans": (2, 3), "novograd": (1, 1), "lawn": (2, 3)}
+ONE_BY_ONE = {"lars": (1, 1), "lans": (2, 3), "novograd": (1, 1), "lawn": (2, 3), "swats": (2, 3), "momo": (1, 1)}
 """Tensors that an optimizer keeps, and those that its step on one computes."""
 
 
@@ -100,7 +100,7 @@ def optimizer_cost(optimizer: OptimizerConfig, *, on_gpu: bool) -> OptimizerCost
         return OptimizerCost(
             moments=2, in_passing=0 if optimizer.implementation in ("auto", "fused") else 2, at_once=False
         )
-    moments, in_passing = LAYERWISE[optimizer.name]
+    moments, in_passing = ONE_BY_ONE[optimizer.name]
     return OptimizerCost(moments=moments, in_passing=in_passing, at_once=False)
 
 

@@ -15,6 +15,10 @@ ROWS = "rows"
 """The optimizer sees whole rows: tensors are whole, or divided between elements of their first dimension."""
 LOCAL_GRADIENTS = "local_gradients"
 """A rank's own gradient exists as a whole before it is summed over ranks."""
+STEP_LOSS = "step_loss"
+"""The optimizer is told the loss of the step over all ranks, and steps on all parameters at once."""
+HESSIAN_PRODUCTS = "hessian_products"
+"""Gradients can be differentiated again: products of the loss's Hessian with a vector are summed over ranks."""
 EXACT_BATCH = frozenset({"changing_batch", "uneven_batch"})
 """The batch may change from step to step, and slices and micro-batches may differ in size; what is trained is exact."""
 
@@ -51,7 +55,7 @@ class Ddp(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {WHOLE_TENSORS, ROWS, LOCAL_GRADIENTS}
+        return EXACT_BATCH | {WHOLE_TENSORS, ROWS, LOCAL_GRADIENTS, STEP_LOSS, HESSIAN_PRODUCTS}
 
 
 class Mesh(Section):
@@ -93,7 +97,7 @@ class Fsdp2(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {ROWS}
+        return EXACT_BATCH | {ROWS, STEP_LOSS}
 
 
 class DeepSpeed(Engine):
@@ -114,7 +118,7 @@ class DeepSpeed(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {WHOLE_TENSORS, ROWS} if self.zero_stage == 0 else EXACT_BATCH
+        return EXACT_BATCH | {WHOLE_TENSORS, ROWS, STEP_LOSS} if self.zero_stage == 0 else EXACT_BATCH
 
     @property
     def title(self) -> str:
@@ -138,7 +142,7 @@ class Accelerate(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class; what a file says is not known here."""
-        return EXACT_BATCH | {ROWS} if self._kind == "FSDP" else EXACT_BATCH
+        return EXACT_BATCH | {ROWS, STEP_LOSS} if self._kind == "FSDP" else EXACT_BATCH
 
     @property
     def title(self) -> str:

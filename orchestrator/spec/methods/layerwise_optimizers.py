@@ -86,4 +86,18 @@ class Lawn(OptimizerBase):
         return self
 
 
-LayerwiseConfig = Lars | Lans | NovoGrad | Lawn
+class Swats(OptimizerBase):
+    """SWATS, Adam until the rate that momentum SGD would need has settled, then momentum SGD (arXiv 1712.07628)."""
+
+    name: Literal["swats"]
+    betas: Betas = (0.9, 0.999)
+    """Decay rates of the first moment, which is also SGD's momentum, and of the second moment and SGD's rate."""
+    eps: PositiveFloat = 1e-9
+    """Added to the root of the second moment."""
+    switch_tolerance: PositiveFloat = 1e-5
+    """A tensor switches when SGD's rate of one step differs from the average by less than this share of it."""
+    decoupled_weight_decay: bool = False
+    """Whether the decay is AdamW's; else it is added to the gradient."""
+
+
+LayerwiseConfig = Lars | Lans | NovoGrad | Lawn | Swats

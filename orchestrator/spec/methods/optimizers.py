@@ -121,11 +121,11 @@ class Lamb(LayerwiseBase):
     bias_correction: Literal["direction", "learning_rate", "none"] | None = None
     """Where the moments' bias is corrected: in the direction (paper), as a factor on the learning rate outside the
     trust ratio, which is a hidden warmup (deepspeed), or nowhere (v3_clamp10); null is the preset's."""
-    weight_norm_range: Range | None = None
+    weight_norm_range: Range | Literal["none"] | None = None
     """Bounds of the weight norm in the trust ratio, the paper's phi; null is the preset's: [0, 10] for v3_clamp10,
-    else none."""
-    trust_ratio_range: Range | None = None
-    """Bounds of the trust ratio; null is the preset's: [0.01, 10] for deepspeed, else none."""
+    none for the others."""
+    trust_ratio_range: Range | Literal["none"] | None = None
+    """Bounds of the trust ratio; null is the preset's: [0.01, 10] for deepspeed, none for the others."""
     implementation: Literal["auto", "fused", "compiled", "eager"] = "auto"
     """What runs the step: fused is C++ on CPUs and Triton on GPUs, compiled is torch.compile, eager is torch's own
     operations; auto takes the fastest that every worker has."""
