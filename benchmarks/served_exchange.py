@@ -90,8 +90,9 @@ def report(figures: dict[Key, list[float]], command: str) -> str:
             "",
             f"`{command}`, {date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python "
             f"{platform.python_version()}.",
-            "Weights in fp32, plain SGD, next to no computing; all processes share the cores. Median of the steady steps of",
-            "each run, then over the repeats, with minimum and maximum; ratios pair by pair. Aim: at most 2 at 10,000,000.",
+            "Weights in fp32, plain SGD, next to no computing; all processes share the cores. Median of the steady steps",
+            "of each run, then over the repeats, with minimum and maximum; ratios pair by pair. Aim: at most 2 at",
+            "10,000,000 parameters.",
             "",
             "| parameters | workers | exchange | step, ms | ratio to all-reduce |",
             "|---|---|---|---|---|",

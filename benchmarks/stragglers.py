@@ -81,7 +81,7 @@ def run_ours(folder: Path, exchange: dict[str, Any], trace: Trace) -> float:
     (folder / "job.yaml").write_text(json.dumps(spec), encoding="utf-8")
     _run([BIN / "orchestrator", "run", folder / "job.yaml", "--storage", folder / "runs"])
     text = (folder / "runs" / "slow" / "metrics.jsonl").read_text(encoding="utf-8")
-    return sum(json.loads(line)["step_s"] for line in text.splitlines()[SKIPPED_ROUNDS:])
+    return float(sum(json.loads(line)["step_s"] for line in text.splitlines()[SKIPPED_ROUNDS:]))
 
 
 def run_ddp(folder: Path, trace: Trace) -> float:
@@ -120,6 +120,7 @@ def measure(repeats: int, trace: Trace, schemes: dict[str, dict[str, Any]]) -> d
 
 def report(figures: dict[str, list[float]], trace: Trace, command: str) -> str:
     """The result page."""
+    per_batch_s = float(trace.per_batch_s[0, 0])
     num_rounds = trace.num_rounds - SKIPPED_ROUNDS
 
     def row(name: str) -> str:
@@ -139,9 +140,10 @@ def report(figures: dict[str, list[float]], trace: Trace, command: str) -> str:
             f"`{command}`, {date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python "
             f"{platform.python_version()}.",
             f"{WORKERS} workers wait as the reference trace says: {FASTEST_WORKER_S:g} s and a little more, slow ones",
-            f"{SLOWDOWN:g} times as long, and each its share of {float(trace.per_batch_s[0, 0]):.3f} s for a batch; they",
-            f"compute next to nothing. Seconds of {num_rounds} rounds, contestants in turn, medians with minimum and maximum",
-            "over the repeats; ratios pair by pair. Predicted: the simulator on the same trace, which knows waiting only.",
+            f"{SLOWDOWN:g} times as long, and each its share of {per_batch_s:.3f} s for a batch; they",
+            f"compute next to nothing. Seconds of {num_rounds} rounds, contestants in turn, medians with minimum and",
+            "maximum over the repeats; ratios pair by pair. Predicted: the simulator on the same trace, which knows",
+            "waiting only.",
             "",
             "| contestant | seconds | ratio to torch DDP | predicted, s | off by |",
             "|---|---|---|---|---|",

@@ -35,4 +35,5 @@ class Wide:
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean of the weights."""
         x = batch["x"].mean()
-        return sum((vector * x).sum() for vector in model.parameters()) / self.parameters, {}
+        sums = torch.stack([(vector * x).sum() for vector in model.parameters()])
+        return sums.sum() / self.parameters, {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from orchestrator.core.served import Assignment, Finished, Joined, Lost, Message
 from orchestrator.exchange.served.place import ServedPlace
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_recipe_job
+from orchestrator.spec.sweep import trials_of
 from orchestrator.train.assemble import assemble
 from orchestrator.train.chunk_worker import ChunkWorker
 from orchestrator.train.export import export_weights
@@ -118,17 +119,30 @@ class Cluster:
 
 def train_served(directory: RunDirectory, *, on_push: Hook | None = None) -> tuple[str, ListTracker, Cluster]:
     """Train the prepared job with worker threads; leaves ``model.safetensors``."""
+    ((outcome, tracker),), cluster = train_models(directory, [directory], on_push=on_push)
+    return outcome, tracker, cluster
+
+
+def train_models(
+    directory: RunDirectory, trials: Sequence[RunDirectory], *, on_push: Hook | None = None
+) -> tuple[list[tuple[str, ListTracker]], Cluster]:
+    """Train the models of a prepared job side by side, one for each trial; leaves every ``model.safetensors``."""
     spec = load_recipe_job(directory.resolved_spec)
     cluster = Cluster(spec, directory, on_push=on_push)
-    rounds = open_rounds(spec, directory, [directory], cluster.links)
-    tracker = ListTracker()
-    context = context_here(str(directory.root))
-    context = replace(context, served=ServedPlace(links=cluster.links, rounds=rounds, model=0))
-    phases = assemble(spec, context, tracker)
-    cluster.start()  # after the shard's model is made: the threads share torch's generator
+    rounds = open_rounds(spec, directory, list(trials), cluster.links)
+    base = context_here(str(directory.root))
+    trainings = []
+    for model, (trial, trial_spec) in enumerate(zip(trials, trials_of(spec), strict=True)):
+        tracker = ListTracker()
+        place = ServedPlace(links=cluster.links, rounds=rounds, model=model)
+        context = replace(base, run_directory=trial, served=place)
+        trainings.append((assemble(trial_spec, context, tracker), context, tracker))
+    cluster.start()  # after the shard's models are made: the threads share torch's generator
     try:
-        outcome, step = train_phases(phases, context, tracker)
+        with ThreadPoolExecutor(len(trainings)) as threads:
+            results = list(threads.map(lambda training: train_phases(*training), trainings))
     finally:
         cluster.stop()
-    export_weights(directory.checkpoints / f"step_{step}", directory.model_file)
-    return outcome, tracker, cluster
+    for trial, (_, step) in zip(trials, results, strict=True):
+        export_weights(trial.checkpoints / f"step_{step}", trial.model_file)
+    return [(outcome, tracker) for (outcome, _), (_, _, tracker) in zip(results, trainings, strict=True)], cluster

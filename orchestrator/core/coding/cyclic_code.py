@@ -10,7 +10,7 @@ of p B = 1, it is a = p + N c, where c makes it 0 on those workers: s unknowns i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from math import comb
@@ -25,8 +25,9 @@ from orchestrator.core.errors import UndecodableError
 
 Floats = NDArray[np.float64]
 
-NUM_DRAWS = 8
-"""Codes of which the one that amplifies rounding errors least is taken."""
+NUM_DRAWS = {True: 64, False: 8}
+"""Codes of which the one that amplifies rounding errors least is taken, by whether there are few workers: draws for
+four workers differ by a factor of a hundred."""
 NUM_SAMPLED_SETS = 64
 """Random sets of stragglers over which codes are compared, and over which codes of many workers are checked."""
 MAX_EXHAUSTIVE_WORKERS = 16
@@ -55,6 +56,8 @@ class CyclicCode:
     amplification: float
     """How much larger rounding errors of messages are in the decoded sum than in the sum of uncoded messages, the
     median over random sets of stragglers."""
+    worst_amplification: float
+    """The same for the worst of these sets."""
 
     def row(self, worker: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Chunks of a worker's message, in ascending order, and their coefficients."""
@@ -85,8 +88,11 @@ def cyclic_code(num_workers: int, num_stragglers: int, seed: int) -> CyclicCode:
     is_exhaustive = num_workers <= MAX_EXHAUSTIVE_WORKERS
     sampled = _random_sets(rng, num_workers, num_stragglers)
     checked = _all_sets(num_workers, num_stragglers) if is_exhaustive else sampled
-    codes = [_drawn_code(rng, num_workers, num_stragglers, sampled) for _ in range(NUM_DRAWS)]
-    for code in sorted(codes, key=lambda code: code.amplification):
+    draws = range(NUM_DRAWS[is_exhaustive])
+    codes = [_drawn_code(rng, num_workers, num_stragglers, sampled) for _ in draws]
+    # Few workers: a median hides a coefficient of several hundred that only some sets of stragglers bring out. Of many
+    # workers the sets are too many to know the worst.
+    for code in sorted(codes, key=lambda code: code.worst_amplification if is_exhaustive else code.amplification):
         vectors = decode_vectors(code, checked)
         residuals = np.linalg.norm(vectors @ code.matrix - 1, axis=1)
         if residuals.max() < MAX_CODE_RESIDUAL[is_exhaustive]:
@@ -176,10 +182,10 @@ def _drawn_code(
     left, sizes, right = np.linalg.svd(matrix)
     rank = num_workers - num_stragglers
     whole = left[:, :rank] @ (right[:rank].sum(axis=1) / sizes[:rank])
-    code = CyclicCode(matrix, num_stragglers, whole, left[:, rank:], np.inf)
+    code = CyclicCode(matrix, num_stragglers, whole, left[:, rank:], np.inf, np.inf)
     noise_sq = decode_vectors(code, sampled) ** 2 @ (matrix**2).sum(axis=1)
-    amplification = float(np.sqrt(np.median(noise_sq) / num_workers))
-    return CyclicCode(matrix, num_stragglers, whole, left[:, rank:], amplification)
+    typical, worst = np.sqrt(np.array([np.median(noise_sq), noise_sq.max()]) / num_workers).tolist()
+    return replace(code, amplification=typical, worst_amplification=worst)
 
 
 def _random_sets(rng: np.random.Generator, num_workers: int, num_stragglers: int) -> NDArray[np.intp]:

@@ -68,7 +68,7 @@ def test_the_null_space_form_of_the_worked_example() -> None:
 )
 def test_decode_vectors_of_the_worked_examples(matrix: Floats, present: list[int], expected: list[float]) -> None:
     left, sizes, right = np.linalg.svd(matrix)
-    code = CyclicCode(matrix, 1, left[:, :3] @ (right[:3].sum(axis=1) / sizes[:3]), left[:, 3:], 1.0)
+    code = CyclicCode(matrix, 1, left[:, :3] @ (right[:3].sum(axis=1) / sizes[:3]), left[:, 3:], 1.0, 1.0)
     missing = np.array([[worker for worker in range(4) if worker not in present]])
     vector = module.decode_vectors(code, missing)[0]
     assert vector[present] == pytest.approx(expected, abs=1e-12)
@@ -160,8 +160,18 @@ def test_the_best_of_several_draws_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
     draw = module._drawn_code
     monkeypatch.setattr(module, "_drawn_code", lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1])
     best = cyclic_code.__wrapped__(16, 3, 4)
+    assert len(drawn) == 64
+    assert best.worst_amplification == min(code.worst_amplification for code in drawn) < drawn[0].worst_amplification
+    drawn.clear()
+    best = cyclic_code.__wrapped__(17, 3, 5)
     assert len(drawn) == 8
     assert best.amplification == min(code.amplification for code in drawn) < drawn[0].amplification
+
+
+def test_few_workers_get_codes_without_large_coefficients() -> None:
+    assert cyclic_code(4, 1, 0).worst_amplification < 1.5
+    assert cyclic_code(8, 2, 0).worst_amplification < 6
+    assert abs(cyclic_code(8, 2, 0).matrix).max() < 10
 
 
 def test_a_code_is_alike_for_equal_seeds_and_another_for_others() -> None:
@@ -193,7 +203,7 @@ def test_no_decoding_with_a_message_too_few() -> None:
 
 
 def test_no_decoding_with_a_large_residual(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = CyclicCode(np.eye(8), 2, np.ones(8), np.eye(8)[:, :2], 1.0)
+    broken = CyclicCode(np.eye(8), 2, np.ones(8), np.eye(8)[:, :2], 1.0, 1.0)
     monkeypatch.setattr(module, "cyclic_code", lambda *_: broken)
     with pytest.raises(UndecodableError, match=r"give the sum with a residual of 1\.4e\+00; at most 1e-06"):
         CyclicDecoder(8, 2, seed=0).vector(all_but(8, [0, 1]))
