@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,7 +188,10 @@ class ServedAttempt(Attempt):
 
     def _explain(self) -> Failure:
         """Why processes have failed: the first cause among those that end within a moment of each other."""
-        ray.wait(list(self._runs), num_returns=len(self._runs), timeout=_AFTERMATH_S)
+        done, _ = ray.wait(list(self._runs), num_returns=len(self._runs), timeout=_AFTERMATH_S)
+        for run in (run for run in done if isinstance(self._runs[run], int)):
+            with suppress(RayTaskError):
+                ray.get(run)  # a shard that is gone explains whatever its workers say
         notes = [self._note_of(f"shard_{shard}", None) for shard in range(self._exchange.shards)]
         notes += [self._note_of(f"rank_{worker}", worker) for worker in self._workers]
         failures = [note[1] for note in notes if note is not None]

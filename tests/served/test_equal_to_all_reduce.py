@@ -23,6 +23,14 @@ EXACT = {
     "fractional of three": {"scheme": "fractional", "stragglers": 2},
     "cyclic": {"scheme": "cyclic", "stragglers": 2},
 }
+# With a deadline that nobody misses these have everything too.
+PATIENT = {"close": "deadline", "mu": 1000.0}
+NEAR = {
+    "ignore": {"scheme": "ignore", "stragglers": 1, **PATIENT},
+    "approximate": {"scheme": "approximate", "stragglers": 2, "replicas": 2, **PATIENT},
+    "approximate, cyclic": {"scheme": "approximate", "stragglers": 2, "placement": "cyclic", **PATIENT},
+    "stochastic": {"scheme": "stochastic", "stragglers": 1, "replicas": 2, **PATIENT},
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +40,8 @@ def all_reduced(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return directory
 
 
-@pytest.mark.parametrize("exchange", EXACT.values(), ids=EXACT)
-def test_exact_schemes(exchange: dict[str, Any], all_reduced: RunDirectory, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchange", [*EXACT.values(), *NEAR.values()], ids=[*EXACT, *NEAR])
+def test_with_every_worker_in_time(exchange: dict[str, Any], all_reduced: RunDirectory, tmp_path: Path) -> None:
     spec = tiny_spec(**JOB, exchange={"name": "coded", **exchange})
     directory = make_run_directory(tmp_path / "tiny", spec)
     outcome, tracker, _ = train_served(directory)

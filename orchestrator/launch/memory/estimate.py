@@ -13,15 +13,17 @@ from orchestrator.launch.memory.ask import describe_model
 from orchestrator.launch.memory.deepspeed import ZeroSizes, deepspeed_peak
 from orchestrator.launch.memory.fsdp2 import fsdp2_peak
 from orchestrator.launch.memory.model import Memory, Model
-from orchestrator.launch.memory.replicas import ddp_peak
+from orchestrator.launch.memory.replicas import ddp_peak, served_peak
 from orchestrator.launch.memory.step import Setting, optimizer_cost
 from orchestrator.spec.accelerate_config import resolve_accelerate_config
 from orchestrator.spec.batch_arithmetic import StepDivision
 from orchestrator.spec.check_engine import admits
 from orchestrator.spec.deepspeed_config import resolve_deepspeed_config
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, Accelerate, Ddp, DeepSpeed, Engine, Fsdp2
 from orchestrator.spec.sharding import fsdp2_of
+from orchestrator.spec.sweep import trials_of
 
 Formula = Callable[[Model, Setting], Memory | None]
 
@@ -103,7 +105,7 @@ def formulas_of(spec: JobSpec, code_folder: Path) -> dict[str, Formula]:
         SpecError: where the engine's own configuration cannot be read.
     """
     defaults: dict[str, tuple[Engine, Formula]] = {
-        "ddp": (Ddp(name="ddp"), ddp_peak),
+        "ddp": (Ddp(name="ddp"), _replica_formula(spec)),
         "fsdp2": (Fsdp2(name="fsdp2"), partial(fsdp2_peak, config=Fsdp2(name="fsdp2"))),
     }
     for stage in get_args(DeepSpeed.model_fields["zero_stage"].annotation):
@@ -117,6 +119,12 @@ def formulas_of(spec: JobSpec, code_folder: Path) -> dict[str, Formula]:
     if config is not None:
         formulas[engine_title(spec)] = partial(deepspeed_peak, zero=ZeroSizes.from_config(config))
     return formulas
+
+
+def _replica_formula(spec: JobSpec) -> Formula:
+    if spec.exchange.topology == "served":
+        return partial(served_peak, num_models=len(trials_of(spec)))
+    return ddp_peak
 
 
 def _deepspeed_config(spec: JobSpec, code_folder: Path) -> Mapping[str, Any] | None:
@@ -139,12 +147,13 @@ def engine_title(spec: JobSpec) -> str:
 
 
 def checkpoint_copy(spec: JobSpec, model: Model) -> int:
-    """Host memory of a rank's share of weights and optimizer state; replicas divide the writing among them."""
+    """Host memory of a rank's share of weights and optimizer state; replicas, or shards, divide the writing."""
     if not spec.checkpoint.asynchronous:
         return 0
     state = optimizer_cost(spec.optimizer, on_gpu=False).state_bytes(p.shape for p in model.trainable)
     weights = sum(p.num_bytes for p in model.parameters) + model.buffer_bytes
-    return ceil((weights + state) / spec.resources.workers)
+    writers = spec.exchange.shards if isinstance(spec.exchange, Coded) else spec.resources.workers
+    return ceil((weights + state) / writers)
 
 
 def setting_of(spec: JobSpec, division: StepDivision) -> Setting:

@@ -1,4 +1,4 @@
-"""Memory of a rank that holds a whole replica, under ``ddp`` and under DeepSpeed's stage 0."""
+"""Memory of a process that holds a whole replica: under ``ddp``, DeepSpeed's stage 0, and a worker for shards."""
 
 from __future__ import annotations
 
@@ -30,6 +30,23 @@ def ddp_peak(model: Model, setting: Setting) -> Memory:
             replica + gradients + Memory(activations=activations),
             replica + gradients + Memory(optimizer=_step_bytes(model, setting.optimizer)),
         )
+    )
+
+
+def served_peak(model: Model, setting: Setting, num_models: int) -> Memory:
+    """Peak of a worker that computes for shards, which hold the optimizer's state::
+
+        peak = models x (P + G) + A
+
+    Messages and published weights lie in the node's shared memory, which Ray counts apart.
+    """
+    weights = sum(p.num_bytes for p in model.parameters) + model.buffer_bytes
+    gradients = sum(p.num_bytes for p in model.trainable)
+    backward = setting.backward(model)
+    return Memory(
+        parameters=num_models * weights,
+        gradients=num_models * gradients,
+        activations=backward.batch_bytes + max(segment.peak for segment in backward.segments),
     )
 
 
