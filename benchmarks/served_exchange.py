@@ -55,7 +55,8 @@ def run(folder: Path, exchange: dict[str, Any], size: int, workers: int, steps: 
     if done.returncode:
         raise SystemExit(f"{command} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     lines = (folder / "runs" / "wide" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return statistics.median(json.loads(line)["step_s"] for line in lines[SKIPPED_STEPS:])
+    step_s: list[float] = [json.loads(line)["step_s"] for line in lines[SKIPPED_STEPS:]]
+    return statistics.median(step_s)
 
 
 def measure(repeats: int, steps: int) -> dict[Key, list[float]]:

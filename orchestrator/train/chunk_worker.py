@@ -46,7 +46,10 @@ class ChunkWorker:
             )
             for trial in trials_of(spec)
         ]
-        self._delays = None if self._config.inject is None else Delays(self._config.inject, code, port.sender.worker)
+        self._delays: Delays | None = None
+        if self._config.inject is not None:
+            drawn = self._config.draw_factor(spec.resources.workers)
+            self._delays = Delays(self._config.inject, code, port.sender.worker, drawn)
 
     def serve(self) -> None:
         """Work until the port has no more assignments.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 from orchestrator.core.coding.scheme import Task
@@ -19,11 +20,12 @@ class Delays:
         config: the file, and what grows with the share of the batch.
         folder: of the spec.
         worker: whose column it is.
+        draw_factor: batches that the chunks of a round are together.
     """
 
-    def __init__(self, config: Injection, folder: Path, worker: int) -> None:
+    def __init__(self, config: Injection, folder: Path, worker: int, draw_factor: Fraction) -> None:
         self._seconds = [row[worker] for row in read_delays(folder / config.delays)]
-        self._seconds_per_batch = config.seconds_per_batch
+        self._seconds_per_round = config.seconds_per_batch * float(draw_factor)
 
     def in_round(self, assignment: Assignment) -> float:
         """Seconds to wait in a whole round."""
@@ -34,7 +36,7 @@ class Delays:
         weights = assignment.chunk_weights
         of_round = self._seconds[assignment.round_index % len(self._seconds)]
         share_of_round = weights[chunk] / _total(assignment.tasks, weights)
-        return of_round * share_of_round + self._seconds_per_batch * weights[chunk] / sum(weights)
+        return of_round * share_of_round + self._seconds_per_round * weights[chunk] / sum(weights)
 
 
 def _total(tasks: tuple[Task, ...], weights: tuple[int, ...]) -> int:

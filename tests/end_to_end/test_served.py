@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from end_to_end.user import lines, run, start, state, steps, wait_until, write_job
+from end_to_end.user import assert_ended_alike, lines, run, start, state, steps, wait_until, write_job
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(600)]
@@ -43,15 +43,6 @@ def events(run_directory: Path, name: str) -> list[dict[str, object]]:
     return [event for event in lines(run_directory / "events.jsonl") if event["event"] == name]
 
 
-def assert_equal_to(undisturbed: Path, run_directory: Path) -> None:
-    assert state(run_directory)["phase"] == "succeeded"
-    assert steps(run_directory) == list(range(1, STEPS + 1))
-    expected, got = load_file(undisturbed / "model.safetensors"), load_file(run_directory / "model.safetensors")
-    assert expected.keys() == got.keys()
-    for name, tensor in expected.items():
-        assert tensor.equal(got[name]), name
-
-
 def test_all_reduce_takes_the_same_steps(undisturbed: Path, tmp_path: Path) -> None:
     plain = SPEC[: SPEC.index("exchange:")]
     job = write_job(tmp_path / "job", plain)
@@ -80,7 +71,7 @@ def test_workers_killed_throughout_cost_no_attempt_and_no_bit(undisturbed: Path,
     assert state(run_directory)["attempts"] == 1
     assert len(events(run_directory, "worker_lost")) == num_killed >= 2
     assert events(run_directory, "restarting") == []
-    assert_equal_to(undisturbed, run_directory)
+    assert_ended_alike(undisturbed, run_directory, STEPS)
 
 
 def test_a_killed_shard_goes_on_from_the_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
@@ -93,4 +84,4 @@ def test_a_killed_shard_goes_on_from_the_checkpoint(undisturbed: Path, tmp_path:
     assert [event["cause"] for event in events(run_directory, "restarting")] == ["worker_lost"]
     assert "resumed from step 20" in output
     assert state(run_directory)["attempts"] == 2
-    assert_equal_to(undisturbed, run_directory)
+    assert_ended_alike(undisturbed, run_directory, STEPS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from safetensors.torch import load_file
 
 COMMAND = Path(sys.executable).with_name("orchestrator")
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -61,6 +62,16 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def steps(run_directory: Path) -> list[int]:
     """The steps of ``metrics.jsonl``, in order."""
     return [line["step"] for line in lines(run_directory / "metrics.jsonl")]
+
+
+def assert_ended_alike(undisturbed: Path, run_directory: Path, num_steps: int) -> None:
+    """The job has succeeded, each step once, with the bits of an undisturbed one."""
+    assert state(run_directory)["phase"] == "succeeded"
+    assert steps(run_directory) == list(range(1, num_steps + 1))
+    expected, got = load_file(undisturbed / "model.safetensors"), load_file(run_directory / "model.safetensors")
+    assert expected.keys() == got.keys()
+    for name, tensor in expected.items():
+        assert tensor.equal(got[name]), name
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 240.0) -> None:
