@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.cli.notices import Notice, notice_of
@@ -42,6 +42,14 @@ class Progress:
     length: Length
     left_s: float | None = None
     """Predicted seconds to the end; None where the rate or the length is not known yet."""
+    num_trials: int = 0
+    """Trials of a sweep, of which this is the slowest; 0 without a sweep."""
+
+    @property
+    def share(self) -> float:
+        """How much of the samples is done; 0 where the length is not known yet."""
+        total_samples = self.length.total_samples
+        return self.metrics.get("samples", 0) / total_samples if total_samples else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,8 @@ class Evaluation:
 
     step: int
     metrics: Mapping[str, Any]
+    trial: int | None = None
+    """Of a sweep."""
 
 
 Update = PhaseChange | Progress | Evaluation | Notice
@@ -73,6 +83,17 @@ def parsed(lines: Iterable[str]) -> list[dict[str, Any]]:
     return objects
 
 
+def last_evaluation(run: RunDirectory) -> dict[str, Any]:
+    """The newest ``eval/`` metrics; empty where nothing was evaluated yet."""
+    newest, marker = b"", f'"{EVALUATION_PREFIX}'.encode()
+    if run.metrics_file.exists():
+        with run.metrics_file.open("rb") as stream:
+            # Searched as bytes: long jobs have many lines, few of which hold an evaluation.
+            for line in stream:
+                newest = line if marker in line and line.endswith(b"\n") else newest
+    return evaluation_of(next(iter(parsed([newest.decode()])), {}))
+
+
 def length_of(event: Mapping[str, Any]) -> Length | None:
     """The length that an event announces; None for events that announce none."""
     if event["event"] not in ("started", "resumed", "phase"):
@@ -94,8 +115,15 @@ def time_left_s(lines: Iterable[Mapping[str, Any]], length: Length) -> float | N
     return float(max(0, length.total_samples - last["samples"]) / rate)
 
 
+def slowest(trials: Iterable[Progress]) -> Progress | None:
+    """Of the trials of a sweep, the one with the least share done; None where there is none."""
+    return min(trials, key=lambda progress: (progress.share, progress.metrics["step"]), default=None)
+
+
 class Follower:
     """Turns the growth of ``state.json``, ``events.jsonl`` and ``metrics.jsonl`` into updates.
+
+    Of a sweep, the metrics are those of its trials, and so are the events that warn.
 
     A job that is continued is followed with ``skip_existing``: what its earlier attempts wrote is not told again.
     """
@@ -103,10 +131,9 @@ class Follower:
     def __init__(self, run: RunDirectory, *, skip_existing: bool = False) -> None:
         self.run = run
         self.state: dict[str, Any] = {}
-        self._events = Tail(run.events_file, skip_existing=skip_existing)
-        self._metrics = Tail(run.metrics_file, skip_existing=skip_existing)
-        self._recent: deque[Mapping[str, Any]] = deque(maxlen=RATE_WINDOW)
-        self._length = Length()
+        trials = run.trials
+        self._feeds = [_Feed(directory, skip_existing=skip_existing) for directory in trials or [run]]
+        self._job_events = Tail(run.events_file, skip_existing=skip_existing) if trials else None
         self._phase: str | None = None
 
     @property
@@ -120,7 +147,13 @@ class Follower:
         The state is read first: when it says that the job has ended, nothing is left unread.
         """
         self.state = self.run.read_state()
-        return [*self._phase_updates(), *self._event_updates(), *self._metric_updates()]
+        updates = self._phase_updates()
+        if self._job_events is None:
+            (feed,) = self._feeds
+            progress = feed.progress if feed.look() else None
+            return [*updates, *feed.notices, *feed.evaluations, *([progress] if progress else [])]
+        updates += [notice for notice in map(notice_of, parsed(self._job_events.lines())) if notice]
+        return updates + self._trial_updates()
 
     def _phase_updates(self) -> list[Update]:
         phase = self.state.get("phase")
@@ -129,17 +162,44 @@ class Follower:
         self._phase = phase
         return [] if self.is_finished else [PhaseChange(phase)]
 
-    def _event_updates(self) -> list[Update]:
-        events = parsed(self._events.lines())
+    def _trial_updates(self) -> list[Update]:
+        updates: list[Update] = []
+        has_moved = False
+        for number, feed in enumerate(self._feeds):
+            has_moved = feed.look() or has_moved
+            warnings = (notice for notice in feed.notices if notice.level != "info")
+            updates += [replace(notice, text=f"trial {number}: {notice.text}") for notice in warnings]
+            updates += [replace(evaluation, trial=number) for evaluation in feed.evaluations]
+        progress = slowest(feed.progress for feed in self._feeds if feed.progress)
+        if has_moved and progress:
+            updates.append(replace(progress, num_trials=len(self._feeds)))
+        return updates
+
+
+class _Feed:
+    """The metrics and events of one training, as they are appended to its run directory."""
+
+    def __init__(self, directory: RunDirectory, *, skip_existing: bool) -> None:
+        self._events = Tail(directory.events_file, skip_existing=skip_existing)
+        self._metrics = Tail(directory.metrics_file, skip_existing=skip_existing)
+        self._recent: deque[Mapping[str, Any]] = deque(maxlen=RATE_WINDOW)
+        self._length = Length()
+        self.notices: list[Notice] = []
+        """Of the last look."""
+        self.evaluations: list[Evaluation] = []
+        """Of the last look."""
+        self.progress: Progress | None = None
+        """The newest step; None before the first."""
+
+    def look(self) -> bool:
+        """Read what is new; whether steps were."""
+        events, lines = parsed(self._events.lines()), parsed(self._metrics.lines())
         for event in events:
             self._length = length_of(event) or self._length
-        return [notice for notice in map(notice_of, events) if notice]
-
-    def _metric_updates(self) -> list[Update]:
-        lines = parsed(self._metrics.lines())
-        self._recent.extend(lines)
+        self.notices = [notice for notice in map(notice_of, events) if notice]
         evaluations = ((line["step"], evaluation_of(line)) for line in lines)
-        updates: list[Update] = [Evaluation(step, metrics) for step, metrics in evaluations if metrics]
+        self.evaluations = [Evaluation(step, metrics) for step, metrics in evaluations if metrics]
         if lines:
-            updates.append(Progress(lines[-1], self._length, time_left_s(self._recent, self._length)))
-        return updates
+            self._recent.extend(lines)
+            self.progress = Progress(lines[-1], self._length, time_left_s(self._recent, self._length))
+        return bool(lines)

@@ -10,12 +10,23 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.figures import duration, figure
-from orchestrator.cli.follow import RATE_WINDOW, Length, Progress, length_of, parsed, time_left_s
+from orchestrator.cli.follow import (
+    RATE_WINDOW,
+    Length,
+    Progress,
+    last_evaluation,
+    length_of,
+    parsed,
+    slowest,
+    time_left_s,
+)
 from orchestrator.cli.options import JobName, Json, Storage, open_job
 from orchestrator.cli.output import aligned, emit, emit_fields, emit_json, phase_text, tell
 from orchestrator.cli.report import place_text
-from orchestrator.cli.result import last_evaluation, mlflow_fields, wall_time_s
+from orchestrator.cli.result import mlflow_fields, wall_time_s
 from orchestrator.cli.tail import last_lines
+from orchestrator.cli.trials import rows_as_json as trials_as_json
+from orchestrator.cli.trials import trial_rows, trial_table
 from orchestrator.cli.workers import rows_as_json, table, worker_rows
 from orchestrator.core.errors import SUCCESS, TIMED_OUT
 from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory, read_json_lines
@@ -49,11 +60,14 @@ def status(job: JobName, storage: Storage = None, as_json: Json = False) -> None
 
     run = open_job(job, storage)
     state = reconcile(run)
-    rows = worker_rows(run)
+    rows, trials = worker_rows(run), trial_rows(run)
     if as_json:
-        emit_json({**summary(run, state), "workers": rows_as_json(rows)})
+        of_trials = {"trials": trials_as_json(trials)} if trials else {}
+        emit_json({**summary(run, state), **of_trials, "workers": rows_as_json(rows)})
         return
     emit_fields(_status_fields(run, state))
+    if trials:
+        emit("\n" + "\n".join(trial_table(trials)))
     if rows:
         emit("\n" + "\n".join(table(rows)))
 
@@ -85,7 +99,12 @@ def stop(
 
 
 def progress_of(run: RunDirectory) -> Progress | None:
-    """The newest logged step and the time left, read from the run directory; None before the first step."""
+    """The newest logged step and the time left, read from the run directory; None before the first step.
+
+    Of a sweep, those of the trial that has most to do.
+    """
+    if trials := run.trials:
+        return slowest(trial for trial in map(progress_of, trials) if trial is not None)
     recent = parsed(last_lines(run.metrics_file, RATE_WINDOW))
     if not recent:
         return None
@@ -103,7 +122,7 @@ def summary(run: RunDirectory, state: Mapping[str, Any]) -> dict[str, Any]:
         **state,
         "total_steps": progress.length.total_steps if progress else None,
         "total_samples": progress.length.total_samples if progress else None,
-        "metrics": {**progress.metrics, **last_evaluation(run)} if progress else {},
+        "metrics": {**progress.metrics, **last_evaluation(run)} if progress and not run.trials else {},
         "left_s": progress.left_s if progress and state["phase"] == "running" else None,
         "wall_time_s": wall_time_s(state, time.time()),
     }
@@ -120,7 +139,7 @@ def _row(run: RunDirectory, state: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _status_fields(run: RunDirectory, state: Mapping[str, Any]) -> dict[str, Any]:
     progress = progress_of(run)
-    metrics = progress.metrics if progress else {}
+    metrics = progress.metrics if progress and not run.trials else {}
     seconds = wall_time_s(state, time.time())
     is_running = state["phase"] == "running"
     return {

@@ -28,6 +28,7 @@ def plan(
     The resolved spec, length, batch and learning rate of each phase, the batch for each legal number of workers,
     memory, placement and what will be uploaded.
     """
+    from orchestrator.cli.trials import assignment_table
     from orchestrator.launch.plan import make_plan
     from orchestrator.launch.store import resolve_storage
     from orchestrator.spec.load import load_spec
@@ -38,6 +39,9 @@ def plan(
         emit_json(_as_json(made))
         return
     emit_fields(_fields(made))
+    if made.trials:
+        emit("\n" + "\n".join(assignment_table(made.trials)))
+        emit("\n" + paint("what follows is trial 0's, the resolved spec apart", "bold"))
     if made.phases:
         emit("\n" + "\n".join(_phase_table(made.phases)))
     if made.batch:
@@ -78,13 +82,15 @@ def _fields(made: Plan) -> dict[str, Any]:
 def _training(made: Plan) -> dict[str, str]:
     if made.script is not None:
         return {"script": f"{made.script}, on every worker", "batch, length and memory": "decided by the script"}
-    return {"length": _length(made), "memory": _memory(made)}
+    sweep = {"sweep": f"{counted(len(made.trials), 'trial')} that share the workers"} if made.trials else {}
+    return {**sweep, "length": _length(made), "memory": _memory(made)}
 
 
 def _length(made: Plan) -> str:
     if made.total_steps is None or made.total_samples is None:
         return "known once the training data is counted"
-    return f"{counted(made.total_steps, 'step')}, {counted(made.total_samples, 'sample')}"
+    whose = " (trial 0)" if made.trials else ""
+    return f"{counted(made.total_steps, 'step')}, {counted(made.total_samples, 'sample')}{whose}"
 
 
 def _placement(made: Plan) -> str:
@@ -103,6 +109,8 @@ def _memory(made: Plan) -> str:
         f"{memory.num_parameters:,} parameters",
         _parts(memory.peak),
     ]
+    if made.trials:
+        lines.append(f"with the weights and gradients of {counted(len(made.trials), 'model')} like trial 0's")
     if memory.checkpoint_copy:
         lines.append(f"{size(memory.checkpoint_copy)} of host memory for asynchronous checkpoints")
     if memory.activations_unknown is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
-from orchestrator.cli.figures import duration, figure
+from orchestrator.cli.figures import counted, duration, figure
 from orchestrator.cli.follow import Evaluation, PhaseChange, Progress, Update
 from orchestrator.cli.notices import Notice
 from orchestrator.cli.output import emit, is_terminal, paint
@@ -48,8 +48,14 @@ def place_text(progress: Progress) -> str:
 
 
 def progress_text(progress: Progress) -> str:
-    """Place, loss, learning rate, samples per second and time left, as far as they are known."""
+    """Place, loss, learning rate, samples per second and time left, as far as they are known.
+
+    Of a sweep, the place and time left of its slowest trial.
+    """
     metrics = progress.metrics
+    if progress.num_trials:
+        left = [] if progress.left_s is None else [f"{duration(progress.left_s)} left"]
+        return "  ".join([f"{counted(progress.num_trials, 'trial')}, the slowest at {place_text(progress)}", *left])
     texts = [place_text(progress), *(f"{key} {figure(metrics[key])}" for key in ("loss", "lr") if key in metrics)]
     if "samples_per_s" in metrics:
         texts.append(f"{figure(round(metrics['samples_per_s']))} samples/s")
@@ -65,8 +71,9 @@ def line_of(update: Update) -> str:
             return paint(PHASE_TEXTS.get(phase, phase), "bold")
         case Notice(text, level):
             return paint(text, NOTICE_COLORS[level])
-        case Evaluation(step, metrics):
-            return "  ".join([f"step {step:,}", *(f"{key} {figure(value)}" for key, value in metrics.items())])
+        case Evaluation(step, metrics, trial):
+            where = f"step {step:,}" if trial is None else f"trial {trial}  step {step:,}"
+            return "  ".join([where, *(f"{key} {figure(value)}" for key, value in metrics.items())])
         case Progress():
             return progress_text(update)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.figures import duration, figure
-from orchestrator.cli.follow import EVALUATION_PREFIX, evaluation_of, parsed
+from orchestrator.cli.follow import last_evaluation
 from orchestrator.cli.output import emit, emit_fields, paint, phase_text, tell
 from orchestrator.cli.tail import last_lines
+from orchestrator.cli.trials import trial_rows, trial_table
 from orchestrator.cli.workers import slowest_worker
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS
 from orchestrator.core.run_directory import RunDirectory, last_json_line, read_json_lines
@@ -35,17 +36,6 @@ def wall_time_s(state: Mapping[str, Any], now_s: float | None = None) -> float |
     if state.get("started_at") is None or end is None:
         return None
     return max(0.0, float(end) - float(state["started_at"]))
-
-
-def last_evaluation(run: RunDirectory) -> dict[str, Any]:
-    """The newest ``eval/`` metrics; empty where nothing was evaluated yet."""
-    newest, marker = b"", f'"{EVALUATION_PREFIX}'.encode()
-    if run.metrics_file.exists():
-        with run.metrics_file.open("rb") as stream:
-            # Searched as bytes: long jobs have many lines, few of which hold an evaluation.
-            for line in stream:
-                newest = line if marker in line and line.endswith(b"\n") else newest
-    return evaluation_of(next(iter(parsed([newest.decode()])), {}))
 
 
 def mlflow_command(uri: str) -> str:
@@ -105,6 +95,8 @@ def emit_result(run: RunDirectory) -> None:
     state = run.read_state()
     emit("")
     emit_fields(result_fields(run, state))
+    if rows := trial_rows(run):
+        emit("\n" + "\n".join(trial_table(rows)))
     if state["phase"] == "failed":
         _tell_failure(run, state)
     elif state["phase"] == "stopped":

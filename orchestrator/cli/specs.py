@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.cli.figures import counted
 from orchestrator.cli.options import Json, Overrides, SpecPath
 from orchestrator.cli.output import emit, emit_json
 from orchestrator.core.errors import BAD_USAGE, SUCCESS
@@ -9,8 +10,10 @@ from orchestrator.core.errors import BAD_USAGE, SUCCESS
 
 def check(spec: SpecPath, overrides: Overrides = [], as_json: Json = False) -> int:  # noqa: B006 - typer only reads it
     """Check a spec and print every problem in it."""
+    from orchestrator.cli.trials import assignment_table
     from orchestrator.spec.load import load_spec
     from orchestrator.spec.problems import SpecError
+    from orchestrator.spec.sweep import sweep_of
 
     try:
         loaded = load_spec(spec, overrides)
@@ -19,8 +22,13 @@ def check(spec: SpecPath, overrides: Overrides = [], as_json: Json = False) -> i
             raise
         emit_json({"ok": False, "problems": [vars(problem) for problem in error.problems]})
         return BAD_USAGE
+    assignments = sweep_of(loaded.spec)
     if as_json:
-        emit_json({"ok": True, "name": loaded.spec.name, "problems": []})
+        trials = {"trials": assignments} if assignments else {}
+        emit_json({"ok": True, "name": loaded.spec.name, "problems": [], **trials})
+    elif assignments:
+        emit(f"{spec}: job {loaded.spec.name} is in order, a sweep of {counted(len(assignments), 'trial')}")
+        emit("\n" + "\n".join(assignment_table(assignments)))
     else:
         emit(f"{spec}: job {loaded.spec.name} is in order")
     return SUCCESS

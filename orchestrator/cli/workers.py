@@ -115,8 +115,10 @@ def _cells(row: WorkerRow) -> tuple[str, ...]:
 def _newest_attempt(run: RunDirectory) -> list[Event]:
     """The events of the attempt that trained last, from its first step on; empty before the first."""
     events: list[Event] = []
+    # The trials of a sweep start each for itself; what they share is placed.
+    starts = ("placed",) if run.trials else ("started", "resumed")
     for event in read_json_lines(run.events_file):
-        if event["event"] in ("started", "resumed"):
+        if event["event"] in starts:
             events = [event]
         elif events:
             events.append(event)

@@ -5,6 +5,7 @@
   code/     the spec's folder as submitted
   logs/<attempt>/rank_<k>.log, logs/driver.log
   checkpoints/step_<n>/, LATEST
+  trials/<k>/   of a sweep: a run directory of each trial, whose code is the job's
 """
 
 from __future__ import annotations
@@ -52,13 +53,18 @@ def last_json_line(path: Path, *, tail_bytes: int = 65536) -> dict[str, Any] | N
 
 
 class RunDirectory:
-    """Paths of one job, its state and its events.
+    """Paths of one job or of one trial of a sweep, its state and its events.
 
     ``state.json`` has one writer at a time: the command that creates or reconciles the job, then the job's driver.
+
+    Args:
+        root: the folder.
+        job: of a trial, the job that it belongs to.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, *, job: RunDirectory | None = None) -> None:
         self.root = Path(root)
+        self._job = job
 
     @property
     def name(self) -> str:
@@ -117,13 +123,24 @@ class RunDirectory:
 
     @property
     def stop_file(self) -> Path:
-        """Exists while somebody asks the job to stop at the next step."""
-        return self.root / "stop_requested"
+        """Exists while somebody asks the job to stop at the next step; trials stop with their job."""
+        return (self._job or self).root / "stop_requested"
 
     @property
     def driver_log(self) -> Path:
         """Output of the job's driver, over all attempts."""
         return self.logs / "driver.log"
+
+    @property
+    def trials(self) -> list[RunDirectory]:
+        """The trials of a sweep in their order; empty for every other job."""
+        folder = self.root / "trials"
+        numbers = (int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else ()
+        return [self.trial(number) for number in sorted(numbers)]
+
+    def trial(self, number: int) -> RunDirectory:
+        """The run directory of one trial of a sweep, from 0, whether it exists or not."""
+        return RunDirectory(self.root / "trials" / str(number), job=self)
 
     def rank_log(self, attempt: int, rank: int) -> Path:
         """Output of one rank in one attempt."""

@@ -16,6 +16,7 @@ from orchestrator.launch.package import Package
 from orchestrator.launch.processes import Liveness
 from orchestrator.spec.job import AnyJobSpec
 from orchestrator.spec.load import load_resolved, load_spec
+from orchestrator.spec.sweep import lists_of
 
 MAY_CHANGE = (
     "engine",
@@ -41,7 +42,10 @@ POLL_INTERVAL_S = 0.2
 def differing_paths(first: AnyJobSpec, second: AnyJobSpec) -> list[str]:
     """Dotted paths of the fields in which two specs differ, in the order of the spec."""
     one, other = (dict(_leaves("", spec.model_dump(mode="json"))) for spec in (first, second))
-    return [path for path in {**one, **other} if one.get(path, _ABSENT) != other.get(path, _ABSENT)]
+    paths = [path for path in {**one, **other} if one.get(path, _ABSENT) != other.get(path, _ABSENT)]
+    if [*lists_of(first.sweep)[1]] != [*lists_of(second.sweep)[1]] and not any(p.startswith("sweep.") for p in paths):
+        paths.append("sweep")  # the order of its paths decides which trial is which
+    return paths
 
 
 def fixed_paths(paths: Sequence[str]) -> list[str]:

@@ -68,6 +68,8 @@ def _file(name: str, output: Path | None, *, force: bool) -> Path:
 def _checkpoint(run_directory: RunDirectory, step: int | None) -> Path:
     name = run_directory.name
     found = {step_of(path): path for path in list_checkpoints(run_directory.checkpoints)}
+    if run_directory.trials:
+        raise UsageError(f"job: {name} is a sweep; a trial's weights are in {run_directory.trial(0).model_file}.")
     if not found and isinstance(load_resolved(run_directory.resolved_spec), ScriptJobSpec):
         raise UsageError(f"job: {name} runs a script, which keeps its checkpoints where it likes.")
     if not found:

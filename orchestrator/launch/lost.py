@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.environment import tracking_uri
+from orchestrator.launch.trials import close_trials
 from orchestrator.spec.load import load_resolved
 from orchestrator.tracking.run import finish_run
 from orchestrator.tracking.uri import check_reachable
@@ -25,7 +26,7 @@ def silence_s(run_directory: RunDirectory) -> float:
 
 
 def declare_lost(run_directory: RunDirectory, explanation: str, *, phase: str = "failed") -> dict[str, Any]:
-    """Close the record of a job whose driver ended without doing so, and its MLflow run.
+    """Close the records of a job whose driver ended without doing so and of its trials, and their MLflow runs.
 
     The caller knows that the driver is gone. An MLflow that does not answer changes nothing.
 
@@ -40,18 +41,21 @@ def declare_lost(run_directory: RunDirectory, explanation: str, *, phase: str = 
     message = f"{explanation}; `orchestrator resume {run_directory.name}` continues."
     state = run_directory.update_state(phase=phase, reason=LOST, message=message, finished_at=time.time())
     run_directory.event(LOST, {"phase": phase, "message": message})
-    _close_tracking_run(run_directory, state)
+    _close_tracking_runs(run_directory, state, [state, *close_trials(run_directory, phase, state["finished_at"])])
     return state
 
 
-def _close_tracking_run(run_directory: RunDirectory, state: dict[str, Any]) -> None:
-    run_id = state.get("mlflow_run_id")
-    if run_id is None:
+def _close_tracking_runs(
+    run_directory: RunDirectory, state: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
+) -> None:
+    with_run = [one for one in states if one.get("mlflow_run_id") is not None]
+    if not with_run:
         return
     try:
         uri = recorded_tracking_uri(run_directory, state, os.environ)
         check_reachable(uri, REACH_TIMEOUT_S)
-        finish_run(uri, run_id, state["phase"], state["finished_at"])
+        for one in with_run:
+            finish_run(uri, one["mlflow_run_id"], one["phase"], one["finished_at"])
     except OrchestratorError as error:
         run_directory.event("tracking_out_of_reach", {"message": str(error)})
 

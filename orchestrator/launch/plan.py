@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.launch.environment import tracking_uri, with_tracking_uri
 from orchestrator.launch.memory.estimate import MemoryPlan, plan_memory
@@ -15,6 +16,7 @@ from orchestrator.launch.store import JobStore
 from orchestrator.spec.batch_arithmetic import StepDivision, divide_step
 from orchestrator.spec.job import JobSpec, Script, ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec, dump_resolved
+from orchestrator.spec.sweep import sweep_of, trials_of
 from orchestrator.tracking.uri import redact
 
 LEAST_WORKERS_SHOWN = 8
@@ -37,6 +39,9 @@ class Plan:
     """The spec after base, overrides and defaults, as YAML; the tracking URI without its password."""
     script: str | None
     """Command line of each rank; None for a recipe. Batch, length and memory are then the script's own affair."""
+    trials: tuple[Mapping[str, Any], ...]
+    """What each trial of a sweep sets, by dotted path; empty without a sweep. Batch, phases and length are those of the
+    first trial."""
     batch: tuple[BatchRow, ...]
     """One row for each legal number of workers, up to twice the spec's and at least ``LEAST_WORKERS_SHOWN``; the first
     phase's."""
@@ -47,7 +52,8 @@ class Plan:
     total_samples: int | None
     """None where it depends on the size of the training data."""
     memory: MemoryPlan | None
-    """Of one worker in the first phase; None where the model could not be described."""
+    """Of one worker in the first phase, with the models of all trials taken to be as large as the first one's; None
+    where the model could not be described."""
     memory_unknown: str | None
     """Why nothing is known of the memory."""
     workers: int
@@ -74,13 +80,16 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
     """
     spec = loaded.spec
     package = collect(loaded.folder, storage)
-    with_recipe = None if isinstance(spec, ScriptJobSpec) else spec
+    with_recipe = None if isinstance(spec, ScriptJobSpec) else trials_of(spec)[0]
     batch = batch_rows(with_recipe) if with_recipe else ()
-    memory = plan_memory(with_recipe, batch, loaded.folder, environ) if with_recipe else OF_THE_SCRIPT
+    # With the sweep: workers hold the models of all trials.
+    shared = with_recipe and with_recipe.model_copy(update={"sweep": spec.sweep})
+    memory = plan_memory(shared, batch, loaded.folder, environ) if shared else OF_THE_SCRIPT
     uri = tracking_uri(spec, storage, environ)
     total_steps, total_samples = totals(with_recipe) if with_recipe else (None, None)
     return Plan(
         resolved=redact(dump_resolved(with_tracking_uri(spec, uri))),
+        trials=sweep_of(spec),
         script=command_line(spec.script) if isinstance(spec, ScriptJobSpec) else None,
         batch=batch,
         phases=phase_plans(with_recipe) if with_recipe else (),

@@ -18,6 +18,7 @@ from orchestrator.launch.package import Package, copy_into
 from orchestrator.launch.preflight import Checked, check_before_start
 from orchestrator.launch.processes import this_process
 from orchestrator.launch.store import JobStore, NameTakenError, candidate_names
+from orchestrator.launch.trials import prepare_trials, requeue_trials
 from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec, dump_resolved, load_resolved, spec_hash
 from orchestrator.tracking.uri import redact
@@ -132,6 +133,7 @@ def _continue(run_directory: RunDirectory, spec: AnyJobSpec) -> PreparedJob:
             driver=None,
             submitter=this_process(),
         )
+        requeue_trials(run_directory, spec)
     run_directory.event("queued", {"resumed": True})
     return PreparedJob(run_directory=run_directory, spec=spec, resumed=True)
 
@@ -159,6 +161,7 @@ def _fill(staged: RunDirectory, spec: AnyJobSpec, tracking_uri: str) -> None:
     )
     staged.events_file.unlink(missing_ok=True)
     staged.event("queued", {"resumed": False})
+    prepare_trials(staged, spec)
 
 
 def _warnings(package: Package) -> tuple[str, ...]:

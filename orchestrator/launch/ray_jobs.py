@@ -23,6 +23,7 @@ from orchestrator.launch.lost import silence_s
 from orchestrator.launch.prepare import PreparedJob
 from orchestrator.launch.processes import Liveness, liveness
 from orchestrator.launch.ray_entrypoint import entrypoint, runtime_environment
+from orchestrator.launch.trials import close_trials
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 CONNECT_TIMEOUT_S = 10.0
@@ -110,9 +111,9 @@ class RayJobs:
                     metadata={"name": prepared.spec.name},
                 )
         except OrchestratorError as error:
-            run_directory.update_state(
-                phase="failed", reason="submission_failed", message=str(error), finished_at=time.time()
-            )
+            now = time.time()
+            run_directory.update_state(phase="failed", reason="submission_failed", message=str(error), finished_at=now)
+            close_trials(run_directory, "failed", now)
             raise
         return submission_id
 

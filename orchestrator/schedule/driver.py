@@ -26,13 +26,14 @@ import psutil
 
 from orchestrator.core.environment import own_environment
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, TIMED_OUT, OrchestratorError
-from orchestrator.core.run_directory import RunDirectory, last_json_line
+from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.values import Failure, Retry
 from orchestrator.schedule.attempt import Attempt, Ended, GangAttempt
 from orchestrator.schedule.cluster import Waits, admit, connect, free_resources, shards_of
 from orchestrator.schedule.history import JobHistory
 from orchestrator.schedule.policy import RetryPolicy
 from orchestrator.schedule.served_attempt import ServedAttempt
+from orchestrator.schedule.trial_states import TrialStates, last_step
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_resolved
 
@@ -58,6 +59,7 @@ class JobDriver:
 
     def __init__(self, directory: RunDirectory, *, embedded: bool) -> None:
         self._directory = directory
+        self._trials = TrialStates(directory.trials)
         self._embedded = embedded
         self._spec: AnyJobSpec = load_resolved(directory.resolved_spec)
         self._has_script = isinstance(self._spec, ScriptJobSpec)
@@ -76,9 +78,7 @@ class JobDriver:
         signal.signal(signal.SIGINT, self.interrupt)
         process = psutil.Process()
         driver = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
-        self._directory.update_state(
-            phase="preparing", reason=None, message=None, driver=driver, started_at=time.time()
-        )
+        self._update_state(phase="preparing", reason=None, message=None, driver=driver, started_at=time.time())
         history = JobHistory(self._spec, self._directory)
         try:
             history.open_in_background()
@@ -110,7 +110,7 @@ class JobDriver:
             if isinstance(result, Ended):
                 return self._end_well(result)
             decision = self._policy.decide(result)
-            self._directory.update_state(retries_used=dict(self._policy.used))
+            self._update_state(retries_used=dict(self._policy.used))
             fields = {"cause": result.cause, "rank": result.rank, "message": result.message}
             if not isinstance(decision, Retry) or self._stop_requested:
                 self._directory.event("gave_up", {**fields, "budget": self._policy.account(result)})
@@ -125,16 +125,16 @@ class JobDriver:
         """
         started = told = time.monotonic()
         reason = None
-        self._directory.update_state(phase="placing", message=None)
+        self._update_state(phase="placing", message=None)
         resources, shards = self._spec.resources, shards_of(self._spec)
         while not self._stop_requested and isinstance(answer := admit(resources, free_resources(), shards), Waits):
             if answer.reason != reason:
                 reason = answer.reason
-                self._directory.update_state(phase="placing", reason="waiting_for_resources", message=reason)
+                self._update_state(phase="placing", reason="waiting_for_resources", message=reason)
                 self._directory.event("waiting", {"reason": reason})
             if time.monotonic() - told > _SIGN_OF_LIFE_EVERY_S:
                 told = time.monotonic()
-                self._directory.update_state(phase="placing")
+                self._update_state(phase="placing")
             timeout_s = self._spec.queue.timeout_s
             if timeout_s is not None and time.monotonic() - started > timeout_s:
                 raise PlacementTimeoutError(f"not placed within queue.timeout_s = {timeout_s:g} s: {reason}")
@@ -142,7 +142,7 @@ class JobDriver:
 
     def _one_attempt(self, history: JobHistory) -> Ended | Failure:
         number = int(self._directory.read_state().get("attempts", 0)) + 1
-        self._directory.update_state(attempts=number, phase="placing", reason=None, message=None)
+        self._update_state(attempts=number, phase="placing", reason=None, message=None)
         arguments = {
             "run_directory": str(self._directory.root),
             "attempt": number,
@@ -160,7 +160,7 @@ class JobDriver:
                 self._directory.event("placed", placed)
             if time.monotonic() - updated > _STATE_EVERY_S:
                 updated = time.monotonic()
-                self._directory.update_state(phase=phase, step=self._last_step())
+                self._update_state(phase=phase, step=self._last_step())
         return result
 
     @property
@@ -168,10 +168,15 @@ class JobDriver:
         return self._directory.stop_file.exists()
 
     def _last_step(self) -> int | None:
-        """Optimizer steps taken; None for a script, whose steps are not counted."""
+        """Optimizer steps taken, by the slowest trial of a sweep; None for a script, whose steps are not counted."""
         if self._has_script:
             return None
-        return int((last_json_line(self._directory.metrics_file) or {}).get("step", 0))
+        return min(map(last_step, self._trials.directories or [self._directory]))
+
+    def _update_state(self, **fields: Any) -> None:
+        """Merge fields into the job's state, and carry what its trials share with it to theirs."""
+        state = self._directory.update_state(**fields)
+        self._trials.follow(state.get("phase", "queued"), int(state.get("attempts", 0)))
 
     def _end_well(self, result: Ended) -> int:
         if result.outcome == "stopped":
@@ -179,7 +184,7 @@ class JobDriver:
         return self._end("succeeded", None, result.message, SUCCESS)
 
     def _end(self, phase: str, reason: str | None, message: str, exit_code: int) -> int:
-        self._directory.update_state(
+        self._update_state(
             phase=phase,
             reason=reason,
             message=message,

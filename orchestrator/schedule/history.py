@@ -1,4 +1,4 @@
-"""The job's MLflow run, as the driver sees it: opened while Ray starts, closed with the truth."""
+"""The MLflow runs of a job and its trials, as the driver sees them: opened while Ray starts, closed with the truth."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import json
 import os
 import tempfile
 import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.errors import OrchestratorError, OutOfReachError
 from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
-from orchestrator.spec.job import AnyJobSpec
+from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
+from orchestrator.spec.sweep import trials_of
 from orchestrator.tracking.environment import describe_environment
 from orchestrator.tracking.run import finish_run, flatten, log_artifact, open_run, reopen_run, set_tags
 from orchestrator.tracking.sender import replay
@@ -25,82 +29,130 @@ def _source_tags() -> dict[str, str]:
     return {"mlflow.user": getpass.getuser(), "mlflow.source.name": "orchestrator", "mlflow.source.type": "JOB"}
 
 
+@dataclass(slots=True)
+class _Run:
+    """The MLflow run of a job, or of one trial of its sweep."""
+
+    spec: AnyJobSpec
+    directory: RunDirectory
+    run_id: str
+    """Empty before it is opened."""
+    is_over: bool = False
+    """Of a trial: whether it had succeeded in an earlier life of its job, and stays as it is."""
+
+
 class JobHistory:
-    """One MLflow run for the whole life of the job, over all its attempts.
+    """One MLflow run for the whole life of the job, over all its attempts, and below it one for each trial.
 
     Args:
         spec: the job.
-        directory: its run directory; the run's id is kept in its state.
+        directory: its run directory; the run's id is kept in its state, those of trials in theirs.
     """
 
     def __init__(self, spec: AnyJobSpec, directory: RunDirectory) -> None:
         self._spec = spec
         self._directory = directory
         self.uri: str = resolve_tracking_uri(spec.tracking.uri, os.environ, directory.root.parent)
-        self.run_id: str = directory.read_state().get("mlflow_run_id") or ""
+        self._run = _Run(spec, directory, directory.read_state().get("mlflow_run_id") or "")
+        self._trials = _trial_runs(spec, directory)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._open, name="open-mlflow-run", daemon=True)
 
+    @property
+    def run_id(self) -> str:
+        """The job's MLflow run; empty before there is one."""
+        return self._run.run_id
+
     def open_in_background(self) -> None:
-        """Start opening the run: importing MLflow and making its database takes as long as starting Ray."""
+        """Start opening the runs: importing MLflow and making its database takes as long as starting Ray."""
         self._thread.start()
 
     def wait_until_open(self) -> None:
-        """Wait for the run and note its id in the state.
+        """Wait for the runs and note their ids in the states.
 
         Raises:
             OrchestratorError: where a new run could not be created. A run that exists need not answer: the metrics
                 are spilled and sent later.
         """
         self._thread.join()
-        if self._error is not None and not (self.run_id and isinstance(self._error, OrchestratorError)):
+        runs = [self._run, *self._trials]
+        for run in runs:
+            run.directory.update_state(mlflow_run_id=run.run_id or None)
+        self._directory.update_state(tracking_uri=self.uri if redact(self.uri) == self.uri else None)
+        if self._error is None:
+            return
+        if not (all(run.run_id for run in runs) and isinstance(self._error, OrchestratorError)):
             raise self._error
-        if self._error is not None:
-            self._directory.event("tracking_out_of_reach", {"message": str(self._error)})
-        self._directory.update_state(
-            mlflow_run_id=self.run_id, tracking_uri=self.uri if redact(self.uri) == self.uri else None
-        )
+        self._directory.event("tracking_out_of_reach", {"message": str(self._error)})
 
     def close(self) -> None:
-        """Send what is left, store the artifacts and give the run the job's status. Never raises."""
-        if not self.run_id:
-            return
-        phase = self._directory.read_state()["phase"]
-        num_unsent = replay(self._directory, self.uri, self.run_id, timeout_s=_REPLAY_TIMEOUT_S)
+        """Send what is left, store the artifacts and give each run the status of its job or trial. Never raises."""
+        deadline = time.monotonic() + _REPLAY_TIMEOUT_S
+        runs = [run for run in (*self._trials, self._run) if run.run_id]
+        num_unsent = sum(
+            replay(run.directory, self.uri, run.run_id, timeout_s=max(0.0, deadline - time.monotonic())) for run in runs
+        )
         if num_unsent:
             self._directory.event("metrics_unsent", {"lines": num_unsent})
-        try:
-            for path in (self._directory.events_file, self._directory.metrics_file):
-                if path.exists():
-                    log_artifact(self.uri, self.run_id, path)
-            if phase in TERMINAL_PHASES:
-                finish_run(self.uri, self.run_id, phase)
-        except OrchestratorError as error:
-            self._directory.event("tracking_out_of_reach", {"message": str(error)})
+        for run in runs:
+            try:
+                self._finish(run)
+            except OrchestratorError as error:
+                self._directory.event("tracking_out_of_reach", {"message": str(error)})
+                if isinstance(error, OutOfReachError):
+                    return
+
+    def _finish(self, run: _Run) -> None:
+        for path in (run.directory.events_file, run.directory.metrics_file):
+            if path.exists():
+                log_artifact(self.uri, run.run_id, path)
+        state = run.directory.read_state()
+        if state["phase"] in TERMINAL_PHASES:
+            finish_run(self.uri, run.run_id, state["phase"], state.get("finished_at"))
 
     def _open(self) -> None:
         try:
-            if self.run_id:
-                reopen_run(self.uri, self.run_id)
-                self._tag_attempt()
-                return
-            self.run_id = open_run(
-                self.uri,
-                self._spec.tracking.experiment or self._spec.name,
-                self._spec.name,
-                {**_source_tags(), **self._spec.tracking.tags},
-                flatten(self._spec.model_dump(mode="json")),
-                artifact_root=self._directory.root.parent / "mlartifacts",
-            )
-            self._tag_attempt()
-            log_artifact(self.uri, self.run_id, self._directory.resolved_spec)
-            with tempfile.TemporaryDirectory() as folder:
-                environment = Path(folder) / "environment.json"
-                environment.write_text(json.dumps(describe_environment(), indent=2), encoding="utf-8")
-                log_artifact(self.uri, self.run_id, environment)
+            new = [run for run in (self._run, *self._trials) if not run.run_id]
+            self._open_one(self._run, {"workers": str(self._spec.resources.workers)})
+            for number, run in enumerate(self._trials):
+                self._open_one(run, {"mlflow.parentRunId": self.run_id, "trial": str(number)})
+            for run in new:
+                log_artifact(self.uri, run.run_id, run.directory.resolved_spec)
+            if self._run in new:
+                self._log_environment()
         except Exception as error:
             self._error = error
 
-    def _tag_attempt(self) -> None:
-        tags = {"run_directory": str(self._directory.root), "workers": str(self._spec.resources.workers)}
-        set_tags(self.uri, self.run_id, tags)
+    def _open_one(self, run: _Run, tags: Mapping[str, str]) -> None:
+        """Create a run or reopen it, and tag it with what this attempt has of its own."""
+        if run.is_over:
+            return
+        if run.run_id:
+            reopen_run(self.uri, run.run_id)
+        else:
+            run.run_id = open_run(
+                self.uri,
+                self._spec.tracking.experiment or self._spec.name,
+                run.spec.name,
+                {**_source_tags(), **self._spec.tracking.tags},
+                flatten(run.spec.model_dump(mode="json")),
+                artifact_root=self._directory.root.parent / "mlartifacts",
+            )
+        set_tags(self.uri, run.run_id, {"run_directory": str(run.directory.root), **tags})
+
+    def _log_environment(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            environment = Path(folder) / "environment.json"
+            environment.write_text(json.dumps(describe_environment(), indent=2), encoding="utf-8")
+            log_artifact(self.uri, self.run_id, environment)
+
+
+def _trial_runs(spec: AnyJobSpec, directory: RunDirectory) -> list[_Run]:
+    """The runs of a sweep's trials as their states know them; none for other jobs."""
+    if isinstance(spec, ScriptJobSpec) or not spec.sweep:
+        return []
+    runs = []
+    for trial, trial_spec in zip(directory.trials, trials_of(spec), strict=True):
+        state = trial.read_state()
+        runs.append(_Run(trial_spec, trial, state["mlflow_run_id"] or "", is_over=state["phase"] == "succeeded"))
+    return runs

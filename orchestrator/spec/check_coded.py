@@ -12,6 +12,7 @@ from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, STEP_LOSS
 from orchestrator.spec.methods.package_optimizers import OneRate
 from orchestrator.spec.methods.sources import HuggingFaceSource
 from orchestrator.spec.problems import Problem, shown
+from orchestrator.spec.sweep import choices_of
 
 MOST_CYCLIC_WORKERS = 64
 """Beyond, the random code's decoding turns the rounding of fp32 messages into errors of 1e-5 and more."""
@@ -57,13 +58,17 @@ def _window_problems(burst: int, window: int, scheme: str) -> Iterator[Problem]:
 
 def delayed_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """Sequential codes decode a step rounds later; meanwhile other models use the workers."""
-    if isinstance(spec.exchange, Coded) and spec.exchange.delay_rounds:
-        delay = spec.exchange.delay_rounds
+    if not isinstance(spec.exchange, Coded):
+        return
+    delay, num_models = spec.exchange.delay_rounds, len(choices_of(spec.sweep))
+    if num_models <= delay:
+        here = f"this sweep has {num_models}" if spec.sweep else "this job has one"
         message = (
             f"decodes a step up to {delay} rounds after its own, so {delay + 1} or more models must share the workers; "
-            "this job has one"
+            f"{here}"
         )
-        legal = ", ".join(name for name in SCHEME_PARAMETERS if name not in ("sr_sgc", "m_sgc"))
+        others = ", ".join(name for name in SCHEME_PARAMETERS if name not in ("sr_sgc", "m_sgc"))
+        legal = f"a sweep of {delay + 1} or more trials, or {others}"
         yield Problem("", "exchange.scheme", spec.exchange.scheme, message, legal)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,23 @@ def read_document(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -
             document.problems.append(problem)
     _name_methods(document.data)
     return document
+
+
+def with_values(data: dict[str, Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Problem]]:
+    """Return a copy of a spec's values with some of them set as overrides would, and why others cannot be set.
+
+    Args:
+        data: Plain values of a spec.
+        values: What to set, in this order, by dotted path.
+    """
+    document = Document(OVERRIDE, "", copy.deepcopy(data), {})
+    problems = {}
+    for path, value in values.items():
+        problem = _set(document, path.split("."), copy.deepcopy(value))
+        if problem is not None:
+            problems[path] = problem
+    _name_methods(document.data)
+    return document.data, problems
 
 
 def _with_base(path: Path, file: str, chain: tuple[str, ...]) -> Document:

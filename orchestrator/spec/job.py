@@ -28,6 +28,7 @@ from orchestrator.spec.section import (
     name_alone,
 )
 
+MAX_NAME_CHARACTERS = 63
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", examples=["digits-lamb"])]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["NCCL_DEBUG"])]
 
@@ -244,12 +245,22 @@ class _Conditions(Section):
     env: Annotated[dict[EnvironmentName, str | None], Field(json_schema_extra={"additionalProperties": False})] = {}
     """Environment of the workers; null takes the submitter's value, which must exist."""
     sweep: Annotated[dict[str, Any], Field(max_length=0)] = {}
-    """Reserved for sweeps; only the empty mapping is accepted so far."""
+    """Sweeps are of jobs with a recipe; a script's is empty."""
+
+
+_SWEPT = {"anyOf": [{"type": "object", "minProperties": 1}, {"type": "array", "minItems": 1}]}
 
 
 # A class takes over the fields of its last base first.
 class JobSpec(_Conditions, _Training, _Named):
     """One training job that follows a recipe."""
+
+    sweep: Annotated[dict[str, Any], Field(json_schema_extra={"additionalProperties": _SWEPT})] = {}
+    """Dotted paths, each with a list of values: every combination is a model that shares the workers with the others.
+
+    `zip: {...}` around the paths puts the lists side by side; `grid: {...}` says that it combines them. Needs
+    `exchange: coded`. See [sweeps.md](sweeps.md).
+    """
 
 
 class ScriptJobSpec(_Conditions, _Scripted, _Named):

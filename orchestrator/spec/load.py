@@ -19,10 +19,9 @@ from ruamel.yaml.representer import SafeRepresenter
 from orchestrator.spec.check import run_checks
 from orchestrator.spec.document import Document, read_document
 from orchestrator.spec.examine import examine
-from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
+from orchestrator.spec.job import MAX_NAME_CHARACTERS, AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.problems import Problem, SpecError, dotted, shown
 
-MAX_NAME_CHARACTERS = 63
 NOT_PART_OF_TRAINING: dict[str, Any] = {
     **dict.fromkeys(
         ("name", "engine", "resources", "checkpoint", "retries", "queue", "tracking", "storage", "env"), True

@@ -1,8 +1,8 @@
 """A driver that trains nothing, but leaves in the run directory what the real one does.
 
-STANDIN is one of: train (six steps, one evaluation), fail (rank 1 raises at step 2), die (SIGKILL, no last word),
-wait (until SIGINT or the stop file), stubborn (until a second SIGINT), deaf (never records itself), slow (as wait, but
-records itself late).
+STANDIN is one of: train (six steps, one evaluation, of each trial), fail (rank 1 raises at step 2), die (SIGKILL, no
+last word), wait (until SIGINT or the stop file), stubborn (until a second SIGINT), deaf (never records itself), slow
+(as wait, but records itself late).
 """
 
 import json
@@ -35,7 +35,8 @@ def begin(run: RunDirectory) -> None:
     run.update_state(phase="placing", attempts=run.read_state()["attempts"] + 1)
     resumed = run.metrics_file.exists()
     fields = {"step": 2 if resumed else 0, "workers": 2, "total_steps": TOTAL_STEPS, "total_samples": 8 * TOTAL_STEPS}
-    run.event("resumed" if resumed else "started", fields)
+    for training in run.trials or [run]:
+        training.event("resumed" if resumed else "started", fields)
     run.update_state(phase="running")
     log = run.rank_log(run.read_state()["attempts"], 1)
     log.parent.mkdir(parents=True)
@@ -43,12 +44,17 @@ def begin(run: RunDirectory) -> None:
 
 
 def train(run: RunDirectory) -> int:
+    trainings = run.trials or [run]
     for step in range(1, TOTAL_STEPS + 1):
-        log_step(run, step, **({"eval/accuracy": 0.5} if step == TOTAL_STEPS else {}))
-        if step == 3:
-            run.event("checkpoint_saved", {"step": 3, "path": "somewhere"})
+        for training in trainings:
+            log_step(training, step, **({"eval/accuracy": 0.5} if step == TOTAL_STEPS else {}))
+            if step == 3:
+                training.event("checkpoint_saved", {"step": 3, "path": "somewhere"})
         time.sleep(0.1)
-    run.model_file.write_bytes(b"")
+    for training in trainings:
+        training.model_file.write_bytes(b"")
+    for trial in run.trials:
+        trial.update_state(phase="succeeded", step=TOTAL_STEPS)
     return end(run, "succeeded", None, f"finished {TOTAL_STEPS} steps", 0)
 
 

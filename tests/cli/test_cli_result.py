@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.follow import last_evaluation
 from orchestrator.cli.result import (
     exit_code_of,
     failed_rank,
-    last_evaluation,
     log_that_explains,
     mlflow_command,
     wall_time_s,

@@ -53,7 +53,6 @@ VALUES = [
     BadSpec("priority", good("queue: {priority: 3}"), "queue.priority", "Legal: 0"),
     BadSpec("owner", good("queue: {owner: me}"), "queue.owner", "Legal: null"),
     BadSpec("a modulator", good("modulators: [{name: sam}]"), "modulators", "an empty list"),
-    BadSpec("a sweep", good("sweep: {optimizer.lr: [0.1]}"), "sweep", "an empty mapping"),
 ]
 
 KEYS = [

@@ -16,6 +16,7 @@ SCRIPT_FIELDS = [
         "recipe and script", f"{GOOD}{SCRIPT}", "script", "stands beside recipe. Legal: recipe or script, not both"
     ),
     BadSpec("neither recipe nor script", TRAIN, "recipe", "missing. Legal: a mapping of target, args, or a script in"),
+    BadSpec("a sweep of scripts", f"{SCRIPT}sweep: {{script.args: [[1], [2]]}}\n", "sweep", "an empty mapping"),
     BadSpec("script as a string", "script: recipe.py\n", "script", "a string. Legal: a mapping of path, args"),
     BadSpec("no path of a script", "script: {args: []}\n", "script.path", "missing"),
     BadSpec("a shell script", "script: {path: train.sh}\n", "script.path", "such as train.py"),

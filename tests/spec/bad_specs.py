@@ -7,6 +7,7 @@ from spec.bad_overrides import BASES, OVERRIDES
 from spec.bad_recipes import COMBINATIONS, PHASES, RECIPES, SCALING
 from spec.bad_scripts import SCRIPT_FIELDS, SCRIPT_FILES
 from spec.bad_spec import BadSpec
+from spec.bad_sweeps import SWEEP_FORMS, SWEEP_TRIALS
 from spec.bad_yaml import FILES, YAML_VALUES
 
 __all__ = ["BAD_SPECS", "BadSpec"]
@@ -25,6 +26,8 @@ BAD_SPECS: list[BadSpec] = [
     *PHASES,
     *SCRIPT_FIELDS,
     *SCRIPT_FILES,
+    *SWEEP_FORMS,
+    *SWEEP_TRIALS,
     *ENGINES,
     *DEEPSPEED,
     *ACCELERATE,

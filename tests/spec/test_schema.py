@@ -43,6 +43,8 @@ def test_the_schema_is_a_schema() -> None:
         good("optimizer: {lr: 0.1}\nschedule: {warmup: {steps: 3}}"),
         good("then: [{train: {steps: 3}, schedule: cosine}, {train: {epochs: 1}, schedule: {name: polynomial}}]"),
         good("env: {A: null, B: x}\nbase: null"),
+        good("exchange: coded\nsweep: {optimizer.lr: [0.1, 0.2]}"),
+        good("exchange: coded\nsweep: {zip: {optimizer: [sgd, {name: lamb}], train.seed: [1, 2]}}"),
         "script: {path: train.py, args: [--epochs, 3, --lr, 1e-3]}\nresources: {workers: 2}\nenv: {A: x}\n",
         "base: ../bases/cpu.yaml\n",
         "base: ../bases/cpu.yaml\nscript: {args: [-v]}\n",
