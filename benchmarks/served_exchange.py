@@ -91,7 +91,7 @@ def report(figures: dict[Key, list[float]], command: str) -> str:
             "",
             f"`{command}`, {date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python "
             f"{platform.python_version()}.",
-            "Weights in fp32, plain SGD, next to no computing; all processes share the cores. Median of the steady steps",
+            "Weights in fp32, plain SGD, next to no computing; all processes share the cores. Median of steady steps",
             "of each run, then over the repeats, with minimum and maximum; ratios pair by pair. Aim: at most 2 at",
             "10,000,000 parameters.",
             "",

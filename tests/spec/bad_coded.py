@@ -58,7 +58,9 @@ CODED = [
     ),
     BadSpec(
         "coded in fp16",
-        good("exchange: {name: coded, scheme: uncoded}\ntrain: {steps: 8, precision: fp16}").replace("train: {steps: 8}\n", ""),
+        good("exchange: {name: coded, scheme: uncoded}\ntrain: {steps: 8, precision: fp16}").replace(
+            "train: {steps: 8}\n", ""
+        ),
         "train.precision",
         "shards refuse them. Legal: fp32 or bf16",
     ),

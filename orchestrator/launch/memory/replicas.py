@@ -34,7 +34,9 @@ def ddp_peak(model: Model, setting: Setting) -> Memory:
 
 
 def served_peak(model: Model, setting: Setting, num_models: int) -> Memory:
-    """Peak of a worker that computes for shards, which hold the optimizer's state::
+    """Peak of a worker that computes for shards.
+
+    They hold the optimizer's state, so with the letters of ``ddp_peak``::
 
         peak = models x (P + G) + A
 
