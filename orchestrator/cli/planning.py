@@ -95,7 +95,13 @@ def _length(made: Plan) -> str:
 
 def _placement(made: Plan) -> str:
     each = f"{counted(made.cpus_per_worker, 'CPU')} and {counted(made.gpus_per_worker, 'GPU')}"
-    return f"{counted(made.workers, 'worker')} with {each} each, {made.placement}"
+    workers = f"{counted(made.workers, 'worker')} with {each} each, {made.placement}"
+    served = made.served
+    if served is None:
+        return workers
+    shards = f"{counted(served.shards, 'shard')} with {counted(served.cpus_per_shard, 'CPU')} each"
+    times = f"{served.load * made.workers:.3g} times its share"
+    return f"{workers}; {shards}. A worker computes up to {served.load:.3g} of a batch per step, {times}"
 
 
 def _memory(made: Plan) -> str:

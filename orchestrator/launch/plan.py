@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.coding.build import build_scheme
 from orchestrator.launch.environment import tracking_uri, with_tracking_uri
 from orchestrator.launch.memory.estimate import MemoryPlan, plan_memory
 from orchestrator.launch.package import Package, collect
@@ -16,6 +17,7 @@ from orchestrator.launch.store import JobStore
 from orchestrator.spec.batch_arithmetic import StepDivision, divide_step
 from orchestrator.spec.job import JobSpec, Script, ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec, dump_resolved
+from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.sweep import sweep_of, trials_of
 from orchestrator.tracking.uri import redact
 
@@ -29,6 +31,16 @@ class BatchRow(StepDivision):
 
     is_chosen: bool
     """Whether the spec asks for this number of workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedPlan:
+    """What a served exchange adds to a job."""
+
+    shards: int
+    cpus_per_shard: float
+    load: float
+    """Largest share of a batch that a worker computes in a step; 1 / workers where nothing is computed twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +73,8 @@ class Plan:
     gpus_per_worker: int
     placement: str
     """Ray's placement strategy."""
+    served: ServedPlan | None
+    """What a served exchange adds; None where workers exchange gradients themselves."""
     package: Package
     """What will be uploaded."""
     run_directory: Path
@@ -101,12 +115,22 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
         cpus_per_worker=spec.resources.cpus_per_worker,
         gpus_per_worker=spec.resources.gpus_per_worker,
         placement=spec.resources.placement,
+        served=None if with_recipe is None else served_plan(with_recipe),
         package=package,
         run_directory=storage / spec.name,
         name_is_taken=spec.name in JobStore(storage),
         tracking_uri=redact(uri),
         experiment=spec.tracking.experiment or spec.name,
     )
+
+
+def served_plan(spec: JobSpec) -> ServedPlan | None:
+    """Shards and load of a job whose workers compute for shards."""
+    exchange, workers = spec.exchange, spec.resources.workers
+    if not isinstance(exchange, Coded):
+        return None
+    scheme = build_scheme(exchange.scheme, workers, **exchange.parameters())
+    return ServedPlan(shards=exchange.shards, cpus_per_shard=exchange.cpus_per_shard, load=scheme.load)
 
 
 def command_line(script: Script) -> str:

@@ -39,6 +39,14 @@ def test_the_memory_of_a_worker_by_engine_and_number_of_workers(cli, storage: Pa
     assert max(map(len, (title, header, *rows))) <= 100
 
 
+def test_what_a_coded_exchange_adds(cli, storage: Path) -> None:
+    job = TEXT.parents[1] / "digits" / "coded.yaml"
+    out = cli("plan", job, "--storage", storage).out
+    assert "pack; 1 shard with 0.5 CPUs each. A worker computes up to 0.5 of a batch per step, 2 times its share" in out
+    served = json.loads(cli("plan", job, "--storage", storage, "--json").out)["served"]
+    assert served == {"shards": 1, "cpus_per_shard": 0.5, "load": 0.5}
+
+
 def test_the_phases_of_a_training(cli, storage: Path) -> None:
     small = "recipe.args={width: 32, depth: 1, max_bytes: 300000, sequence_length: 64, max_length: 256}"
     sde = ("scaling.rule=sde", "optimizer={name: adamw, lr: 0.004, eps: 1e-6}", "schedule.warmup={fraction: 0.1}")

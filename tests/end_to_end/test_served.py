@@ -7,6 +7,7 @@ import psutil
 import pytest
 import torch
 from end_to_end.user import assert_ended_alike, lines, run, start, state, steps, wait_until, write_job
+from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(600)]
@@ -85,3 +86,27 @@ def test_a_killed_shard_goes_on_from_the_checkpoint(undisturbed: Path, tmp_path:
     assert "resumed from step 20" in output
     assert state(run_directory)["attempts"] == 2
     assert_ended_alike(undisturbed, run_directory, STEPS)
+
+
+def test_a_sweep_trains_its_models_over_the_same_workers(tmp_path: Path) -> None:
+    plain = SPEC[: SPEC.index("exchange:")].replace(f"steps: {STEPS}", "steps: 30")
+    plain = plain.replace("dropout: 0.1, sleep_s: 0.1", "dropout: 0.0")
+    coded = "exchange: {name: coded, scheme: m_sgc, cpus_per_shard: 0.5}\nsweep: {optimizer.lr: [0.01, 0.02, 0.04]}\n"
+    code, output = run("run", write_job(tmp_path / "job", plain + coded), "--storage", tmp_path / "runs")
+    assert code == 0, output
+    job = tmp_path / "runs" / "tiny"
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    for number in range(3):
+        trial = job / "trials" / str(number)
+        assert steps(trial) == list(range(1, 31))
+        mlflow_run = client.get_run(state(trial)["mlflow_run_id"])
+        assert mlflow_run.info.status == "FINISHED"
+        assert mlflow_run.data.tags["mlflow.parentRunId"] == state(job)["mlflow_run_id"]
+        assert len(client.get_metric_history(mlflow_run.info.run_id, "loss")) == 30
+        assert (trial / "model.safetensors").exists()
+    # The trial in the middle is the spec without the sweep.
+    code, output = run("run", write_job(tmp_path / "alone", plain), "--storage", tmp_path / "alone" / "runs")
+    assert code == 0, output
+    expected = load_file(tmp_path / "alone/runs/tiny/model.safetensors")
+    for name, tensor in load_file(job / "trials" / "1" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=name)
