@@ -10,7 +10,7 @@ from torch import nn
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.parts import EngineParts
 from orchestrator.data.micro_batch import LoadedMicroBatch
-from orchestrator.engines.ddp import DdpEngine
+from orchestrator.engines.ddp import build_ddp
 from orchestrator.engines.precision import DynamicLossScale
 from orchestrator.exchange.all_reduce import AllReduceExchange
 from orchestrator.spec.methods.distribution import AllReduce
@@ -51,7 +51,7 @@ def step_with(loss_factor: float) -> tuple[torch.Tensor, torch.Tensor, float]:
         code_folder=Path(),
         run_folder=Path(),
     )
-    engine = DdpEngine(parts)
+    engine = build_ddp(parts)
     micro = LoadedMicroBatch(batch=torch.ones(2, 4), weight=1.0, is_last=True)
     engine.forward_backward(micro, lambda m, x: (m(x).float().mean() * loss_factor, {}))
     report = engine.step(lr=0.1)

@@ -15,7 +15,7 @@ from ray.train import TrainingFailedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.schedule.attempt import Attempt
+from orchestrator.schedule.attempt import GangAttempt
 from orchestrator.schedule.script_process import ScriptEnd
 from orchestrator.schedule.script_rank import Place, explain, free_port, script_environment
 from orchestrator.spec.job import ScriptJobSpec
@@ -131,7 +131,7 @@ class Failed(TrainingFailedError):
 def test_the_rank_that_failed_first_is_to_blame(
     notes: list[tuple[int, str, int]], lost: list[int], expected: tuple[int, str], directory: RunDirectory
 ) -> None:
-    attempt = Attempt(directory, 1, script_spec(resources={"workers": 2}), {}, {})
+    attempt = GangAttempt(directory, 1, script_spec(resources={"workers": 2}), {}, {})
     for rank, cause, seconds in notes:
         note(directory, rank, cause, seconds)
     failure = attempt._explain(Failed(*lost))
@@ -146,12 +146,12 @@ CLUSTER = """
 import sys
 import ray
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.schedule.attempt import Attempt
+from orchestrator.schedule.attempt import GangAttempt
 from orchestrator.spec.load import load_resolved
 ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, object_store_memory=2**27)
 directory = RunDirectory(sys.argv[1])
 arguments = {"run_directory": sys.argv[1], "attempt": 1, "tracking_uri": "", "mlflow_run_id": ""}
-attempt = Attempt(directory, 1, load_resolved(directory.resolved_spec), {}, arguments)
+attempt = GangAttempt(directory, 1, load_resolved(directory.resolved_spec), {}, arguments)
 attempt.start()
 print(attempt.wait(600))
 """
