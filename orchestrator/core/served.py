@@ -115,6 +115,8 @@ class Finished:
     """By (job, chunk); empty where it left the round."""
     num_elements: int
     """Tensor elements of its micro-batches."""
+    sent: tuple[tuple[int, int], ...] = ()
+    """(job, slot) of messages that all shards have taken."""
     rejected: tuple[tuple[int, int], ...] = ()
     """(job, slot) of messages that a shard has refused: not finite."""
     complete: bool = True

@@ -77,6 +77,7 @@ class ChunkWorker:
         except _StaleError:
             complete = False
         seconds = self._effort.seconds()
+        taken = {key: answer.result() for key, answer in sent.items()}
         self._port.finish(
             Finished(
                 sender=self._port.sender,
@@ -84,7 +85,8 @@ class ChunkWorker:
                 seconds=seconds,
                 reports=reports if complete else {},
                 num_elements=self._effort.num_elements,
-                rejected=tuple(key for key, accepted in sent.items() if not accepted.result()),
+                sent=tuple(key for key, is_taken in taken.items() if is_taken),
+                rejected=tuple(key for key, is_taken in taken.items() if not is_taken),
                 complete=complete,
             )
         )

@@ -90,6 +90,9 @@ class Scheme(Protocol):
             UndecodableError: where ``may_close`` says no.
         """
 
+    def credit(self, worker: int, job: int, slot: int) -> bool:
+        """Take a message that came after its round had closed; whether it is of use."""
+
     def decode(self, job: int) -> Decoded:
         """How to decode a job that ``close`` has just returned.
 

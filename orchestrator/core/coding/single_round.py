@@ -82,6 +82,10 @@ class SingleRound(ABC):
         self._arrived = arrived.copy()
         return () if self._job is None else (self._job,)
 
+    def credit(self, worker: int, job: int, slot: int) -> bool:
+        """No: the message's job was decoded when its round closed."""
+        return False
+
     def decode(self, job: int) -> Decoded:
         """How to decode the job of the round that has just been closed; see ``Scheme``."""
         if self._arrived is None or job != self._job:

@@ -123,6 +123,10 @@ class SrSgc:
         self._is_closed = True
         return (due,) if due in self._delivered else ()
 
+    def credit(self, worker: int, job: int, slot: int) -> bool:
+        """No: who repeats a job was settled when the round closed."""
+        return False
+
     def decode(self, job: int) -> Decoded:
         """How to decode the job that is due; see ``Scheme``."""
         if not self._is_closed or job != self._round - self.delay or job not in self._delivered:

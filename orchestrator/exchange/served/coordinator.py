@@ -167,17 +167,29 @@ class Coordinator:
             if known is not None and known.index == finished.round_index:
                 known.finished[worker] = finished
         current = self._open
-        if current is None or finished.round_index != current.index or not finished.complete:
+        if current is None or finished.round_index != current.index:
+            self._credit(finished)
+            return
+        if not finished.complete:
             return
         if finished.rejected:
             current.refused.add(worker)
+        else:
+            for (job, chunk), report in finished.reports.items():
+                self._reports.setdefault(job, {}).setdefault(chunk, report)
+            current.arrived[worker] = True
+            current.clock.arrived(worker, now - current.started)
+            self.tick(now)
+        if self._open is current:
             self._refuse_to_wait_for_ever(current)
-            return
-        for (job, chunk), report in finished.reports.items():
-            self._reports.setdefault(job, {}).setdefault(chunk, report)
-        current.arrived[worker] = True
-        current.clock.arrived(worker, now - current.started)
-        self.tick(now)
+
+    def _credit(self, finished: Finished) -> None:
+        """Messages of a round that closed without their worker may still be of use to a job in flight."""
+        worker = finished.sender.worker
+        for job, slot in finished.sent if finished.complete else ():
+            if job in self._submitted and self._scheme.credit(worker, job, slot):
+                for chunk in self._chunks[job][worker, slot]:
+                    self._reports.setdefault(job, {}).setdefault(chunk, finished.reports[job, chunk])
 
     def tick(self, now: float) -> None:
         """Close the open round where it may close by now."""
@@ -245,7 +257,7 @@ class Coordinator:
 
     def _refuse_to_wait_for_ever(self, current: _OpenRound) -> None:
         waits_for = set(range(self._scheme.num_workers)) - current.refused - set(np.flatnonzero(current.arrived))
-        if waits_for or self._scheme.may_close(current.arrived):
+        if not current.refused or waits_for or self._scheme.may_close(current.arrived):
             return
         workers = ", ".join(map(str, sorted(current.refused)))
         step = "" if current.request is None else f" of step {current.request.step + 1}"
