@@ -60,7 +60,7 @@ class ShardActor:
 
     def joined(self) -> set[Sender]:
         """The lives of workers that have come as far as to join."""
-        return self._joined
+        return set(self._joined)  # pickled while another may join
 
     def deliver(self, key: MessageKey, message: Any) -> bool:
         """Take a message; False where it is refused."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -75,7 +75,7 @@ class ServedAttempt(Attempt):
             while (result := self._watch()) is None:
                 pass
             return result
-        except RayActorError as error:
+        except (RayActorError, OutOfMemoryError) as error:
             # Of a shard: the others and the workers cannot go on without its tensors.
             return Failure(cause="worker_lost", message="a shard disappeared", details=str(error))
         finally:
@@ -145,7 +145,7 @@ class ServedAttempt(Attempt):
                 value = ray.get(run)
             except RayTaskError:
                 return self._explain()
-            except RayActorError:
+            except (RayActorError, OutOfMemoryError):
                 if isinstance(process, int):
                     raise
                 if (failure := self._replace(process)) is not None:
@@ -179,6 +179,7 @@ class ServedAttempt(Attempt):
         if deaths_at_start == MAX_DEATHS_AT_START:
             message = f"worker {sender.worker} died {deaths_at_start} times in a row before it could begin"
             return Failure(cause="worker_lost", message=message, rank=sender.worker)
+        ray.kill(old.actor)  # may live on behind a broken connection, and holds its place
         ray.get(coordinator.notify.remote(Lost(sender)))
         worker = self._new_worker(replace(sender, incarnation=sender.incarnation + 1))
         worker.node, worker.deaths_at_start, worker.watches_node = old.node, deaths_at_start, old.watches_node

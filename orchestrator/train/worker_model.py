@@ -22,7 +22,7 @@ from orchestrator.engines.precision import Precision
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.phases import phases_of
 from orchestrator.train.recipe import CheckedLoss
-from orchestrator.train.sources import build_model, read_source
+from orchestrator.train.sources import Source, build_model, read_source
 
 OWNER_CHUNK = 0
 """The chunk whose forward moves the model's buffers (running statistics), as rank 0's do under all-reduce."""
@@ -58,12 +58,12 @@ class WorkerModel:
         self._seed = spec.train.seed
         source = read_source(self._phases[0], code)
         self._model = build_model(self._phases[0], source.recipe, code).to(device).train()
+        self._use(source, phase=0)  # the recipe that built the model: it may have kept something of it
         shards = FlatShards(self._model, num_shards)
         self._weights = shards.weights
         self.gradients = shards.point_gradients()
         """One flat array for each shard; chunks add to them."""
         self._precision = Precision(spec.train.precision, device)
-        self._phase = -1
         self._version = -1
         self._base_buffers: dict[str, Tensor] = {}
 
@@ -71,7 +71,7 @@ class WorkerModel:
         """Take over a version of the weights and turn to the phase of a step; the gradients are zeros then."""
         self._load(weights)
         if request.phase != self._phase:
-            self._turn_to_phase(request.phase)
+            self._use(read_source(self._phases[request.phase], self._code), request.phase)
         for flat in self.gradients:
             flat.zero_()
 
@@ -100,8 +100,7 @@ class WorkerModel:
             changed = self._restore_buffers()
         return ChunkReport(weight=weight, metrics=metrics, buffers=changed if chunk == OWNER_CHUNK else {})
 
-    def _turn_to_phase(self, phase: int) -> None:
-        source = read_source(self._phases[phase], self._code)
+    def _use(self, source: Source, phase: int) -> None:
         self._loss = CheckedLoss(source.recipe, self._code)
         self._reader = ChunkReader(
             source.train_set,

@@ -172,6 +172,16 @@ def test_a_round_that_can_never_close_is_an_error() -> None:
         stage.finish(3)
 
 
+def test_a_refused_message_is_not_waited_for() -> None:
+    stage = Stage("ignore", 3, stragglers=1, rule=WaitRule(kind="deadline", mu=0.0, wait="all"))
+    stage.join(0, 1, 2)
+    stage.submit(0)
+    stage.finish(0, 1.0)  # alone it does not suffice, so the round is waited out
+    stage.finish(2, 2.0, rejected=((0, 0),))
+    stage.finish(1, 3.0)
+    assert len(stage.closed) == 1
+
+
 def test_models_take_turns_and_the_retired_leave_theirs_to_the_others() -> None:
     stage = Stage("m_sgc", 3, models=2, burst=1, window=2, max_stragglers=1)
     stage.join(0, 1, 2)

@@ -181,7 +181,7 @@ class Coordinator:
             current.clock.arrived(worker, now - current.started)
             self.tick(now)
         if self._open is current:
-            self._refuse_to_wait_for_ever(current)
+            self._refuse_to_wait_for_ever(current, now)
 
     def _credit(self, finished: Finished) -> None:
         """Messages of a round that closed without their worker may still be of use to a job in flight."""
@@ -255,9 +255,13 @@ class Coordinator:
         self.end(now)
         self._before = current
 
-    def _refuse_to_wait_for_ever(self, current: _OpenRound) -> None:
+    def _refuse_to_wait_for_ever(self, current: _OpenRound, now: float) -> None:
         waits_for = set(range(self._scheme.num_workers)) - current.refused - set(np.flatnonzero(current.arrived))
-        if not current.refused or waits_for or self._scheme.may_close(current.arrived):
+        if not current.refused or waits_for:
+            return
+        if self._scheme.may_close(current.arrived):  # nobody is left to wait for, whatever the rule says
+            self._close(current, now)
+            self._open_next(now)
             return
         workers = ", ".join(map(str, sorted(current.refused)))
         step = "" if current.request is None else f" of step {current.request.step + 1}"
