@@ -67,7 +67,10 @@ class Fractional(SingleRound):
         return one_message_each(job, self.first_of_groups(arrived), np.ones(self.num_groups))
 
     def first_of_groups(self, arrived: Workers) -> NDArray[np.intp]:
-        """The lowest worker that arrived of each group that has one, in ascending order."""
+        """The lowest worker that arrived of each group that has one, in the order of the groups.
+
+        In that order sums have the same last bit, whoever of a group it was.
+        """
         workers = np.flatnonzero(arrived)
         _, first = np.unique(self.groups[workers], return_index=True)
-        return np.sort(workers[first])
+        return workers[first]

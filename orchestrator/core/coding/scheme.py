@@ -38,7 +38,7 @@ class Decoded:
 
     job: int
     messages: tuple[tuple[int, int], ...]
-    """(worker, slot) of every message used, in ascending order; none has the coefficient 0."""
+    """(worker, slot) of every message used, in the order in which they are summed; none has the coefficient 0."""
     coefficients: NDArray[np.float64]
     """One for each message; where chunks are missing they are already scaled to stand for the whole batch."""
     coverage: float

@@ -44,13 +44,13 @@ def test_every_set_of_stragglers_gives_the_exact_sum(num_workers: int, straggler
 def test_one_worker_of_each_group_is_enough() -> None:
     scheme = Fractional(9, stragglers=2)
     decoded, weights = decoded_in_round(scheme, workers(9, [2, 3, 7]))
-    assert decoded.messages == ((2, 0), (3, 0), (7, 0))
+    assert decoded.messages == ((3, 0), (7, 0), (2, 0))  # in the order of the groups
     assert weights.tolist() == [1.0] * 9
 
 
 def test_of_several_in_a_group_one_is_used() -> None:
     decoded, _ = decoded_in_round(Fractional(6, stragglers=2), workers(6, [1, 2, 3, 4]))
-    assert decoded.messages == ((1, 0), (2, 0))
+    assert decoded.messages == ((2, 0), (1, 0))
 
 
 def test_a_group_without_a_message_keeps_the_round_open() -> None:
@@ -121,3 +121,14 @@ def test_stragglers_leave_a_worker(stragglers: int) -> None:
 def test_every_worker_has_a_node() -> None:
     with pytest.raises(ValueError, match=r"Invalid nodes value: 1 names\. Must be one for each of 4 workers\."):
         Fractional(4, stragglers=1, nodes=["a"])
+
+
+def test_messages_are_summed_in_the_order_of_the_groups_whoever_sent_them() -> None:
+    scheme = Fractional(8, stragglers=1)
+    scheme.begin(0, has_new_job=True)
+    for missing in ([], [0], [0, 1, 6]):
+        arrived = np.ones(8, dtype=bool)
+        arrived[missing] = False
+        scheme.close(arrived)
+        groups = [scheme.groups[worker] for worker, _ in scheme.decode(0).messages]
+        assert groups == [0, 1, 2, 3]
