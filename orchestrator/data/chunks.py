@@ -107,7 +107,7 @@ class RoundData:
             step=self._step,
             position=self._samples,
             num_samples=num_samples,
-            num_counted=round(num_samples / self._draw_factor),
+            num_counted=max(1, round(num_samples / self._draw_factor)),
             micro_batch_size=plan.micro_batch_size,
         )
         yield LoadedMicroBatch(batch=request, weight=1.0, is_last=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.spec.batch_arithmetic import StepDivision, divide_step
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.phases import phases_of
+from orchestrator.spec.phases import phases_of, samples_per_step
 from orchestrator.spec.scaling import scaled_optimizer, warmup_factor, warmup_samples
 
 
@@ -48,7 +48,7 @@ def totals(spec: JobSpec) -> tuple[int | None, int | None]:
 
 
 def _length(phase: JobSpec) -> tuple[int | None, int | None]:
-    size = phase.batch.global_size
+    size = samples_per_step(phase)
     if phase.train.steps is not None:
         return phase.train.steps, phase.train.steps * size
     if phase.train.samples is not None:
@@ -66,6 +66,7 @@ def _plan(phase: JobSpec) -> PhasePlan:
         phase.schedule.warmup,
         phase.scaling,
         global_batch_size=size,
+        step_samples=samples_per_step(phase),
         epoch_samples=0,
         total_samples=total_samples or 0,
     )

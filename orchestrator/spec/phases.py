@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.section import Section
 
@@ -20,6 +21,13 @@ PHASE_FIELDS = (
     "scaling.reference_batch",
 )
 """Dotted paths of what a phase may change."""
+
+
+def samples_per_step(spec: JobSpec) -> int:
+    """Samples that one step uses up: the batch, and what spare workers draw beside it."""
+    if not isinstance(spec.exchange, Coded):
+        return spec.batch.global_size
+    return round(spec.batch.global_size * spec.exchange.draw_factor(spec.resources.workers))
 
 
 def phases_of(spec: JobSpec) -> tuple[JobSpec, ...]:

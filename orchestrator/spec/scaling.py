@@ -65,7 +65,13 @@ def warmup_factor(warmup: Warmup, scaling: ScalingConfig, global_batch_size: int
 
 
 def warmup_samples(
-    warmup: Warmup | None, scaling: ScalingConfig, *, global_batch_size: int, epoch_samples: int, total_samples: int
+    warmup: Warmup | None,
+    scaling: ScalingConfig,
+    *,
+    global_batch_size: int,
+    step_samples: int,
+    epoch_samples: int,
+    total_samples: int,
 ) -> float:
     """Length of the warmup in samples; 0 without one.
 
@@ -73,13 +79,14 @@ def warmup_samples(
         warmup: as the spec has it.
         scaling: holds the reference batch.
         global_batch_size: in samples.
+        step_samples: samples that one step uses up.
         epoch_samples: samples of one pass over the training data; read only where the warmup is in epochs.
         total_samples: length of the training.
     """
     if warmup is None:
         return 0.0
     if warmup.steps is not None:
-        return float(warmup.steps * global_batch_size)
+        return float(warmup.steps * step_samples)
     factor = warmup_factor(warmup, scaling, global_batch_size)
     if warmup.epochs is not None:
         return factor * warmup.epochs * epoch_samples

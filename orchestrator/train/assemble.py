@@ -27,7 +27,7 @@ from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.engines import LOCAL_GRADIENTS
-from orchestrator.spec.phases import phases_of
+from orchestrator.spec.phases import phases_of, samples_per_step
 from orchestrator.spec.scaling import scaled_optimizer, warmup_samples
 from orchestrator.train.context import RankContext
 from orchestrator.train.evaluation import Evaluator
@@ -245,6 +245,7 @@ def _build_schedule(spec: JobSpec, train_set: Any, total_samples: int, start: Ph
         warmup,
         spec.scaling,
         global_batch_size=spec.batch.global_size,
+        step_samples=samples_per_step(spec),
         epoch_samples=0 if is_stream(train_set) else len(train_set),
         total_samples=total_samples,
     )

@@ -14,6 +14,7 @@ from orchestrator.core.user_code import user_code
 from orchestrator.data.stream import is_stream, stream_length_error
 from orchestrator.engines.modules import checkpoint_activations, compile_model
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.phases import samples_per_step
 from orchestrator.train.recipe import load_recipe
 
 
@@ -64,7 +65,7 @@ def count_samples(spec: JobSpec, train_set: Any) -> int:
     if spec.train.samples is not None:
         return spec.train.samples
     if spec.train.steps is not None:
-        return spec.train.steps * spec.batch.global_size
+        return spec.train.steps * samples_per_step(spec)
     if is_stream(train_set):
         raise stream_length_error("train.epochs")
     return (spec.train.epochs or 0) * len(train_set)

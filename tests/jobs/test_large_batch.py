@@ -24,6 +24,7 @@ def test_every_row_follows_the_rules(data: str, optimizer: str) -> None:
             spec.schedule.warmup,
             spec.scaling,
             global_batch_size=batch,
+            step_samples=batch,
             epoch_samples=1000,
             total_samples=1000 * (spec.train.epochs or 0),
         )

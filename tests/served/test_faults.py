@@ -128,5 +128,6 @@ def test_lossy_schemes_train_and_say_what_they_covered(
     assert tracker.lines[-1]["loss"] < tracker.lines[0]["loss"]
     if coverage is not None:
         assert min(line["coverage"] for line in tracker.lines) == coverage
+    assert [line["step"] for line in tracker.lines] == list(range(1, STEPS + 1))
     drawn = 64 if exchange["scheme"] == "backup" else 48
     assert [line["global_size"] for line in tracker.lines[:3]] == [drawn] * 3

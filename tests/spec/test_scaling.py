@@ -25,7 +25,10 @@ NONE = ScalingConfig()
     ],
 )
 def test_warmup_units(warmup: Warmup | None, expected: float) -> None:
-    assert warmup_samples(warmup, NONE, global_batch_size=64, epoch_samples=1000, total_samples=10_000) == expected
+    assert (
+        warmup_samples(warmup, NONE, global_batch_size=64, step_samples=64, epoch_samples=1000, total_samples=10_000)
+        == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,9 +38,15 @@ def test_a_linear_epoch_warmup_grows_with_the_batch(warmup: dict[str, Any], expe
     """Also without a scaling rule: only the batch is compared."""
     scaling = ScalingConfig(reference_batch=16)
     grown = Warmup(**warmup, scale_with_batch=True)
-    sizes = {"global_batch_size": 64, "epoch_samples": 1000, "total_samples": 10_000}
+    sizes = {"global_batch_size": 64, "step_samples": 64, "epoch_samples": 1000, "total_samples": 10_000}
     assert warmup_samples(grown, scaling, **sizes) == pytest.approx(expected)
     assert warmup_samples(Warmup(**warmup), scaling, **sizes) == pytest.approx(expected / 4)
+
+
+def test_a_warmup_in_steps_counts_what_steps_use_up() -> None:
+    """With a spare worker of eight, a step of 56 samples draws 64."""
+    sizes = {"global_batch_size": 56, "step_samples": 64, "epoch_samples": 0, "total_samples": 10_000}
+    assert warmup_samples(Warmup(steps=5), NONE, **sizes) == 320
 
 
 def test_the_warmup_of_lamb_doubles_with_the_batch() -> None:
@@ -45,7 +54,12 @@ def test_the_warmup_of_lamb_doubles_with_the_batch() -> None:
     warmup = Warmup(fraction=1 / 320, scale_with_batch=True)
     shares = [
         warmup_samples(
-            warmup, ScalingConfig(reference_batch=512), global_batch_size=size, epoch_samples=0, total_samples=10**9
+            warmup,
+            ScalingConfig(reference_batch=512),
+            global_batch_size=size,
+            step_samples=size,
+            epoch_samples=0,
+            total_samples=10**9,
         )
         / 10**9
         for size in (512, 1024, 16384, 32768)
