@@ -41,6 +41,11 @@ class FlatShards:
                 f"Trainable parameters are of the types {', '.join(sorted(types))}; served exchanges send gradients of "
                 "one type."
             )
+        if any(tensor.dtype == torch.bfloat16 for tensor in (*model.parameters(), *model.buffers())):
+            raise RecipeError(
+                "The model holds bfloat16 tensors, which served exchanges cannot publish. Keep them in float32; "
+                "train.precision: bf16 computes in bfloat16 all the same."
+            )
         if len(named) < num_shards:
             raise RecipeError(
                 f"exchange.shards is {num_shards}, but the model has {len(named)} trainable tensors, and each shard "

@@ -30,6 +30,7 @@ class ShardActor:
     def __init__(self) -> None:
         self._workers: dict[int, Any] = {}
         self._joined: set[Sender] = set()
+        self._worked: set[Sender] = set()
         self._offers: dict[tuple[int, int], dict[int, Handle]] = {}
         self._offered = threading.Condition()
 
@@ -56,11 +57,17 @@ class ShardActor:
         """Tell the coordinator; called on the shard of rank 0."""
         if isinstance(event, Joined):
             self._joined.add(event.sender)
+        elif isinstance(event, Finished):
+            self._worked.add(event.sender)
         self._links.events.put(event)
 
     def joined(self) -> set[Sender]:
         """The lives of workers that have come as far as to join."""
         return set(self._joined)  # pickled while another may join
+
+    def has_worked(self, sender: Sender) -> bool:
+        """Whether this life of a worker has come to the end of a round."""
+        return sender in self._worked
 
     def deliver(self, key: MessageKey, message: Any) -> bool:
         """Take a message; False where it is refused."""

@@ -24,8 +24,8 @@ _PLACEMENT_TIMEOUT_S = 180.0
 _POLL_S = 0.2
 _AFTERMATH_S = 1.0
 """Who loses its neighbor fails a moment later; what failed first explains it."""
-MAX_DEATHS_AT_START = 5
-"""A worker that dies so many times in a row before it has joined will not live the next time either."""
+MAX_DEATHS_IN_A_ROW = 5
+"""A worker that dies so many times in a row within its first round will not live longer the next time."""
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class _Worker:
     node: str = ""
     watches_node: bool = False
     """Whether the node's system metrics are this worker's to send."""
-    deaths_at_start: int = 0
+    deaths_in_a_row: int = 0
 
 
 class ServedAttempt(Attempt):
@@ -169,20 +169,23 @@ class ServedAttempt(Attempt):
         self._directory.event(name, {"worker": sender.worker, "node": node, "life": sender.incarnation + 1})
 
     def _replace(self, sender: Sender) -> Failure | None:
-        """Start the next life of a worker; a failure where it never gets as far as to join."""
+        """Start the next life of a worker; a failure where none works through a round."""
         old = self._workers[sender.worker]
         coordinator = self._shards[0]
         self._note_joined()
-        deaths_at_start = old.deaths_at_start + 1 if sender in self._expected else 0
+        has_worked = ray.get(coordinator.has_worked.remote(sender))
+        deaths_in_a_row = 0 if has_worked else old.deaths_in_a_row + 1
         self._expected.discard(sender)
         self._event("worker_lost", sender, old.node)
-        if deaths_at_start == MAX_DEATHS_AT_START:
-            message = f"worker {sender.worker} died {deaths_at_start} times in a row before it could begin"
+        if deaths_in_a_row == MAX_DEATHS_IN_A_ROW:
+            message = (
+                f"worker {sender.worker} died {deaths_in_a_row} times in a row before it had worked through a round"
+            )
             return Failure(cause="worker_lost", message=message, rank=sender.worker)
         ray.kill(old.actor)  # may live on behind a broken connection, and holds its place
         ray.get(coordinator.notify.remote(Lost(sender)))
         worker = self._new_worker(replace(sender, incarnation=sender.incarnation + 1))
-        worker.node, worker.deaths_at_start, worker.watches_node = old.node, deaths_at_start, old.watches_node
+        worker.node, worker.deaths_in_a_row, worker.watches_node = old.node, deaths_in_a_row, old.watches_node
         self._workers[sender.worker] = worker
         self._run_worker(worker)
         return None

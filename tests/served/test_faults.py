@@ -131,3 +131,14 @@ def test_lossy_schemes_train_and_say_what_they_covered(
     assert [line["step"] for line in tracker.lines] == list(range(1, STEPS + 1))
     drawn = 64 if exchange["scheme"] == "backup" else 48
     assert [line["global_size"] for line in tracker.lines[:3]] == [drawn] * 3
+
+
+@pytest.mark.parametrize("exchange", [{"scheme": "ignore", "stragglers": 1}, {"scheme": "backup", "backups": 2}])
+def test_a_last_step_with_fewer_samples_than_workers_waits_for_them(exchange: dict[str, Any], tmp_path: Path) -> None:
+    sections = {"train": {"samples": 193}, "batch": {"global_size": 48}}
+    directory = served(tmp_path, {"name": "coded", **exchange}, **sections)
+    outcome, tracker, _ = train_served(directory)
+    assert outcome == "finished"
+    assert tracker.lines[-1]["samples"] == 193
+    assert tracker.lines[-1]["global_size"] == 1
+    assert tracker.lines[-1]["loss"] > 0

@@ -67,6 +67,8 @@ def test_models_that_cannot_be_laid_out_are_refused() -> None:
     mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
     with pytest.raises(RecipeError, match=r"of the types torch.float32, torch.float64"):
         FlatShards(mixed, 1)
+    with pytest.raises(RecipeError, match=r"holds bfloat16 tensors"):
+        FlatShards(nn.Linear(2, 2).bfloat16(), 1)
 
 
 def test_messages_keep_their_numbers_on_the_way() -> None:

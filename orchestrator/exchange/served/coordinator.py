@@ -31,6 +31,9 @@ from orchestrator.core.served import (
     Work,
 )
 
+FOR_EVERYBODY = WaitRule(kind="deadline", mu=1e12, wait="all")
+"""A round that closes with its last message."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closed:
@@ -223,7 +226,7 @@ class Coordinator:
         self._open = _OpenRound(
             index=index,
             started=now,
-            clock=RoundClock(self._scheme, self._rule),
+            clock=RoundClock(self._scheme, self._rule_of(index)),
             assignments=assignments,
             request=None if is_idle_turn else self._submitted[index].request,
             arrived=np.zeros(self._scheme.num_workers, dtype=bool),
@@ -231,6 +234,12 @@ class Coordinator:
         )
         for worker in self._live:
             self._assign(worker, assignments[worker])
+
+    def _rule_of(self, index: int) -> WaitRule:
+        """A step with fewer samples than workers waits for all: who has nothing to compute would be there first."""
+        work = self._submitted.get(index)
+        is_tiny = work is not None and work.request.num_samples < self._scheme.num_workers
+        return FOR_EVERYBODY if is_tiny else self._rule
 
     def _assignment(self, index: int, worker: int) -> Assignment:
         tasks = tuple(task for task in self._scheme.tasks(worker) if task.job in self._submitted)
