@@ -136,7 +136,11 @@ def test_lossy_schemes_train_and_say_what_they_covered(
 @pytest.mark.parametrize("exchange", [{"scheme": "ignore", "stragglers": 1}, {"scheme": "backup", "backups": 2}])
 def test_a_last_step_with_fewer_samples_than_workers_waits_for_them(exchange: dict[str, Any], tmp_path: Path) -> None:
     sections = {"train": {"samples": 193}, "batch": {"global_size": 48}}
-    directory = served(tmp_path, {"name": "coded", **exchange}, **sections)
+    delays = tmp_path / "delays.csv"
+    # Slow enough for a thousand billion times as long to be more than a thread can wait.
+    delays.write_text("0.1,0.1,0.1,0.1\n", encoding="utf-8")
+    inject = {"inject": {"delays": str(delays)}}
+    directory = served(tmp_path, {"name": "coded", **exchange, **inject}, **sections)
     outcome, tracker, _ = train_served(directory)
     assert outcome == "finished"
     assert tracker.lines[-1]["samples"] == 193

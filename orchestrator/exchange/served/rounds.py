@@ -99,7 +99,10 @@ class Rounds:
     def _next_event(self) -> Event | _Time | None:
         moment = self._coordinator.next_check()
         try:
-            return self._events.get(timeout=None if moment is None else max(0.0, moment - time.monotonic()))
+            if moment is None:
+                return self._events.get()
+            # A deadline may be further away than a thread can wait.
+            return self._events.get(timeout=min(max(0.0, moment - time.monotonic()), threading.TIMEOUT_MAX))
         except queue.Empty:
             return _Time()
 
