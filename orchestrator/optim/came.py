@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.sums import sum_of_squares
 from orchestrator.optim.factored import FactoredBase, Factors, TensorStep, no_sums
 from orchestrator.optim.grouping import parameter_groups
 from orchestrator.optim.layerwise import Part
-from orchestrator.optim.sums import sum_of_squares
 from orchestrator.spec.methods.factored_optimizers import Came as CameConfig
 
 

@@ -21,9 +21,9 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from orchestrator.core.errors import UnsupportedLayoutError
 from orchestrator.core.layout import ShardLayout
+from orchestrator.core.reduction import Reduction
+from orchestrator.core.sums import squares, sums_along
 from orchestrator.optim.layerwise import LayerwiseBase, Part
-from orchestrator.optim.reduction import Reduction
-from orchestrator.optim.sums import squares, sums_along
 
 TensorStep = Generator[Tensor, Tensor, None]
 """The step of one tensor: yields vectors of this rank's sums in float64, and is sent those of the whole tensor."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.reduction import Reduction
 from orchestrator.optim.grouping import parameter_groups
 from orchestrator.optim.kernels.choice import Implementation, choose_lamb
 from orchestrator.optim.kernels.lamb import Coefficients, LambBatch, LambKernels, trust_ratios
 from orchestrator.optim.layerwise import LayerwiseBase, Part, is_adapted
-from orchestrator.optim.reduction import Reduction
 from orchestrator.spec.methods.optimizers import Lamb as LambConfig
 
 Adapt = Literal["decayed", "all"]

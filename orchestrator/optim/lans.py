@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.reduction import Reduction
+from orchestrator.core.sums import sum_of_squares
 from orchestrator.optim.grouping import parameter_groups
 from orchestrator.optim.layerwise import LayerwiseBase, Part, is_adapted
 from orchestrator.optim.moments import denominator, move_moments_
-from orchestrator.optim.reduction import Reduction
-from orchestrator.optim.sums import sum_of_squares
 from orchestrator.spec.methods.layerwise_optimizers import Lans as LansConfig
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.reduction import Reduction
+from orchestrator.core.sums import sum_of_squares
 from orchestrator.optim.grouping import parameter_groups
 from orchestrator.optim.layerwise import LayerwiseBase, Part, is_adapted
-from orchestrator.optim.reduction import Reduction
-from orchestrator.optim.sums import sum_of_squares
 from orchestrator.spec.methods.layerwise_optimizers import Lars as LarsConfig
 
 MomentumStyle = Literal["lr_inside", "lr_outside", "ema_normalized"]
@@ -90,7 +90,8 @@ class Lars(LayerwiseBase):
         norm, other = sums.sqrt().unbind(1)
         facts = {"trust_ratio": ratios, "weight_norm": norm}
         if self._style == "ema_normalized":
-            return {**facts, "update_norm": sums.new_tensor(rates) * ratios * other}
+            moved = torch.tensor(rates, dtype=sums.dtype).to(sums.device, non_blocking=True)
+            return {**facts, "update_norm": moved * ratios * other}
         return {**facts, "gradient_norm": other}
 
     def _trust_ratios(self, parts: list[Part], sums: Tensor) -> Tensor:
@@ -98,7 +99,8 @@ class Lars(LayerwiseBase):
         if self._style == "ema_normalized":
             ratios = norm / other
         else:
-            decay = sums.new_tensor([part.group["weight_decay"] for part in parts])
+            decays = torch.tensor([part.group["weight_decay"] for part in parts], dtype=sums.dtype)
+            decay = decays.to(sums.device, non_blocking=True)
             ratios = self._trust_coefficient * norm / (other + decay * norm + self._eps)
         adapted = torch.tensor([is_adapted(part.group, everything=self._adapt_all) for part in parts])
         undefined = (norm == 0) | (other == 0) | ~adapted.to(sums.device, non_blocking=True)

@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from orchestrator.core.errors import UnsupportedLayoutError
+from orchestrator.core.host_copies import on_host
 from orchestrator.core.layout import Run, ShardLayout, by_partition
-from orchestrator.optim.reduction import NOTHING_DIVIDED, Reduction, reduction_of_dtensors
+from orchestrator.core.reduction import NOTHING_DIVIDED, Reduction, reduction_of_dtensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,9 @@ class LayerwiseBase(torch.optim.Optimizer, ABC):
         adapted = [row for row, is_one in enumerate(chain.from_iterable(call.adapted for call in calls)) if is_one]
         facts: dict[str, Tensor] = {}
         if adapted:
-            ratios = vectors["trust_ratio"][adapted]
+            vector = vectors["trust_ratio"]
+            # A list as an index would be copied to the device by a copy that is waited for.
+            ratios = vector.index_select(0, torch.tensor(adapted).to(vector.device, non_blocking=True))
             extremes = on_host(torch.stack([ratios.min(), ratios.median(), ratios.max()]))
             facts.update(zip(("trust_ratio/min", "trust_ratio/median", "trust_ratio/max"), extremes, strict=True))
         if self._log_layers_every is not None and step % self._log_layers_every == 0:
@@ -272,10 +275,3 @@ def check_ranges(options: dict[str, Any]) -> None:
 def is_adapted(group: dict[str, Any], *, everything: bool) -> bool:
     """Whether the parameters of a group are adapted: as it says itself, else all, or those with weight decay."""
     return bool(group.get("adapt", everything or group["weight_decay"] > 0))
-
-
-def on_host(vector: Tensor) -> Tensor:
-    """A copy in host memory that nobody waits for: it is complete when the device has done what it was given."""
-    if vector.device.type == "cpu":
-        return vector
-    return torch.empty_like(vector, device="cpu", pin_memory=True).copy_(vector, non_blocking=True)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import UnsupportedLayoutError
 from orchestrator.core.layout import ShardLayout
+from orchestrator.core.reduction import Reduction
+from orchestrator.core.sums import sum_of_products, sum_of_squares
 from orchestrator.optim.grouping import parameter_groups
 from orchestrator.optim.layerwise import LayerwiseBase, Part
-from orchestrator.optim.reduction import Reduction
-from orchestrator.optim.sums import sum_of_products, sum_of_squares
 from orchestrator.spec.methods.loss_optimizers import Momo as MomoConfig
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.reduction import Reduction
+from orchestrator.core.sums import sum_of_squares
 from orchestrator.optim.grouping import parameter_groups
 from orchestrator.optim.layerwise import LayerwiseBase, Part
-from orchestrator.optim.reduction import Reduction
-from orchestrator.optim.sums import sum_of_squares
 from orchestrator.spec.methods.layerwise_optimizers import NovoGrad as NovoGradConfig
 
 

@@ -6,7 +6,7 @@ One step, with the seam that answers at each line::
     num_samples, micro_batches = data.step(plan)          # Data: which samples, in which micro-batches
     for micro in micro_batches:                           # timed: here the rank works and waits for nobody
         engine.forward_backward(micro, recipe.loss)       # Engine + Recipe; Exchange starts with the last one
-    engine.step(schedule.lr(samples, num_samples))        # Exchange ends, Optimizer updates
+    engine.step(schedule.lr(samples, num_samples))        # Exchange ends, Modulators look, Optimizer updates
     recorder.record(...)                                  # Tracker: one line of metrics
     evaluate, checkpoint where due                        # Recipe, Checkpoint
 """
@@ -14,13 +14,13 @@ One step, with the seam that answers at each line::
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from orchestrator.core.protocols import BatchController, Engine, LossFunction, Saver, TrainData
+from orchestrator.core.protocols import BatchController, Engine, LossFunction, Modulator, Saver, TrainData
 from orchestrator.core.seeding import seed_everything
 from orchestrator.core.values import BatchPlan, StepStats
 from orchestrator.optim.schedules import SampleSchedule
@@ -35,6 +35,7 @@ class Job:
     """Everything that one rank trains with; made by ``assemble``."""
 
     engine: Engine
+    modulators: Sequence[Modulator]
     loss: LossFunction
     data: TrainData
     controller: BatchController
@@ -105,6 +106,8 @@ def _take_step(job: Job, plan: BatchPlan) -> None:
     engine_facts = job.engine.step(lr)
     job.step += 1
     job.samples += num_samples
+    # A device may still compute: with the wait for the step before, a step takes what the device needs for one.
+    job.recorder.read()
     elapsed_s = time.perf_counter() - started
     facts = {
         "samples": job.samples,
@@ -114,6 +117,8 @@ def _take_step(job: Job, plan: BatchPlan) -> None:
         "step_s": elapsed_s,
         **engine_facts,
     }
+    for modulator in job.modulators:
+        facts.update(modulator.report())
     job.recorder.record(job.step, weighted, facts)
 
 

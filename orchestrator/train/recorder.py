@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.errors import RecipeError
+from orchestrator.core.errors import DivergedError
+from orchestrator.core.host_copies import on_host
 from orchestrator.core.protocols import Tracker
 from orchestrator.train.rank_times import RankTimes
 
@@ -19,12 +21,44 @@ MAX_NON_FINITE_STEPS = 25
 """fp16 only: steps in a row whose loss may be inf or nan while the loss scale adapts."""
 
 
+class _Message:
+    """A step's numbers, summed over ranks, on their way to host memory while the next step computes."""
+
+    def __init__(self, vector: Tensor, work: dist.Work | None) -> None:
+        self._work, self._vector = work, vector
+        self._arrived: torch.cuda.Event | None = None
+        if vector.is_cuda:
+            # On a stream of its own: on the step's, the copy that is read a step late would follow the next step.
+            stream = _copies(vector.device)
+            stream.wait_stream(torch.cuda.current_stream(vector.device))
+            with torch.cuda.stream(stream):
+                if work is not None:
+                    work.wait()
+                self._vector = on_host(vector)
+                self._arrived = torch.cuda.Event()
+                self._arrived.record()
+            vector.record_stream(stream)
+
+    def read(self) -> list[float]:
+        """Wait for this step, and not for the one that computes now."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        elif self._work is not None:
+            self._work.wait()
+        numbers: list[float] = self._vector.tolist()
+        return numbers
+
+
+@cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
 @dataclass(slots=True)
 class _Pending:
     step: int
     names: list[str]
-    vector: Tensor
-    work: dist.Work | None
+    message: _Message
     facts: dict[str, Tensor | float]
     extra: dict[str, float] = field(default_factory=dict)
 
@@ -75,7 +109,7 @@ class Recorder:
             weighted: scalars that add up to means over ranks; the same names on every rank.
             facts: scalars that are equal on all ranks, logged as they are.
         """
-        self._read()
+        self.read()
         stop = float(self._collectives.rank == 0 and self._stop_requested())
         scalars = [value.double() for value in weighted.values()]
         vector = torch.stack([torch.full_like(scalars[0], stop), *scalars])
@@ -83,7 +117,8 @@ class Recorder:
             vector = torch.cat([vector, self._times.message(like=vector)])
         # Not waited for: the message travels while the next step computes.
         work = self._collectives.sum_(vector, wait=False)
-        self._pending = _Pending(step, list(weighted), vector, work, dict(facts))
+        at_hand = {name: on_host(value) if isinstance(value, Tensor) else value for name, value in facts.items()}
+        self._pending = _Pending(step, list(weighted), _Message(vector, work), at_hand)
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Join metrics to the line of the step just recorded."""
@@ -96,17 +131,16 @@ class Recorder:
         Raises:
             RecipeError: where the loss is not finite.
         """
-        self._read(always=always)
+        self.read(always=always)
         if self._times is not None:
             self._times.flush()
 
-    def _read(self, *, always: bool = False) -> None:
+    def read(self, *, always: bool = False) -> None:
+        """Wait for the step that was recorded last, and log it where it is due."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        if pending.work is not None:
-            pending.work.wait()
-        stop, *values = pending.vector.tolist()
+        stop, *values = pending.message.read()
         self.stopping = self.stopping or stop > 0
         num_metrics = len(pending.names)
         metrics = dict(zip(pending.names, values[:num_metrics], strict=True))
@@ -124,7 +158,7 @@ class Recorder:
     def _guard(self, step: int, loss: float) -> None:
         self._num_non_finite = 0 if math.isfinite(loss) else self._num_non_finite + 1
         if self._num_non_finite > self._max_non_finite:
-            raise RecipeError(
+            raise DivergedError(
                 f"The loss is {loss} at step {step}: training cannot go on. A lower learning rate, a longer "
                 "warmup or train.clip_grad_norm usually helps."
             )

@@ -27,7 +27,7 @@ from orchestrator.optim.kernels.lamb import (
     UnavailableError,
     trust_ratios,
 )
-from orchestrator.optim.sums import sum_of_squares
+from orchestrator.core.sums import sum_of_squares
 
 # Nothing, one element, fewer and more than a vector, around a block, around a chunk (16,384), around what one thread
 # takes alone (65,536), and odd sizes between.
@@ -431,11 +431,11 @@ def test_triton_steps_are_those_of_float64_in_its_interpreter() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_triton_steps_are_those_of_float64_on_a_gpu() -> None:
+    chosen = choose_lamb("fused", torch.device("cuda"), torch.float32, Collectives())
+    moved = make(PLAIN, FEW_SIZES)
+    lists = [[t.cuda() for t in tensors] for tensors in (moved.p, moved.g, moved.m, moved.v)]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        chosen = choose_lamb("fused", torch.device("cuda"), torch.float32, Collectives())
-        moved = make(PLAIN, FEW_SIZES)
-        lists = ([t.cuda() for t in tensors] for tensors in (moved.p, moved.g, moved.m, moved.v))
         step(chosen, LambBatch(*lists, moved.coefficients), divided=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from orchestrator.core.sums import sum_of_squares
 from orchestrator.optim.kernels.lamb import COLUMNS, LambBatch, trust_ratios
-from orchestrator.optim.sums import sum_of_squares
 
 _BUCKET = 64
 """Tensors of one graph: the time to compile a graph grows faster than its size."""

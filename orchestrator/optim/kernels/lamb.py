@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.sums import sum_of_squares
 from orchestrator.optim.moments import denominator, move_moments_
-from orchestrator.optim.sums import sum_of_squares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
