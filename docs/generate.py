@@ -103,19 +103,20 @@ def _docstring(section: type[Section]) -> str:
 
 def _seam(path: str, description: str | None) -> Iterator[str]:
     yield f"## {path}\n"
-    yield f"{description} Without a name it is `{seams()[path].default}`.\n"
+    default = seams()[path].default
+    yield f"{description} Without a name it is `{default}`.\n" if default else f"{description}\n"
     for method in (row for row in methods() if row.seam == path):
         yield from _method(method)
     if path == "engine":
         yield from _engine_table()
     nested = {
-        f"{path}.{name}": section
+        f"{path}.{name}": (field.description, section)
         for configuration in seams()[path].methods.values()
         for name, field in configuration.model_fields.items()
         for section in sections_in(field.annotation)
     }
-    for inner, section in nested.items():
-        yield from _section(inner, section)
+    for inner, (text, section) in nested.items():
+        yield from _seam(inner, text) if inner in seams() else _section(inner, section)
 
 
 def _engine_table() -> Iterator[str]:

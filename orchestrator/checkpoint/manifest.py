@@ -41,6 +41,8 @@ class Manifest:
     """Further names of tied tensors in the recipe's state_dict, with the name that the checkpoint has."""
     versions: dict[str, str]
     """Versions of the libraries that wrote it."""
+    staleness: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """How old gradients have been so far; empty where they cannot be old."""
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
@@ -62,7 +64,9 @@ class Manifest:
                     "the version that wrote it can read it."
                 )
             position = DataPosition(
-                samples=fields["data"]["samples"], stream_states=tuple(fields["data"]["stream_states"])
+                samples=fields["data"]["samples"],
+                stream_states=tuple(fields["data"]["stream_states"]),
+                ledger=fields["data"].get("ledger", {}),
             )
             return cls(**{**fields, "data": position, "phase": PhaseStart(**fields["phase"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

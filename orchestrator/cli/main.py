@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import advise, diagnosis, export, fit_curve, jobs, logs, methods, planning, simulate, specs, start
+from orchestrator.cli import (
+    advise,
+    diagnosis,
+    export,
+    fit_curve,
+    jobs,
+    logs,
+    methods,
+    planning,
+    simulate,
+    simulate_delay,
+    specs,
+    start,
+)
 from orchestrator.cli.interrupts import INTERRUPTED
 from orchestrator.cli.output import emit, paint, tell
 from orchestrator.core.errors import BAD_USAGE, JOB_FAILED, SUCCESS, OrchestratorError
@@ -50,6 +63,7 @@ for command in (
     diagnosis.doctor,
 ):
     app.command(name="list" if command is jobs.list_jobs else None)(command)
+simulate.app.command()(simulate_delay.delay)
 app.add_typer(simulate.app, name="simulate")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from orchestrator.core.message_store import MessageStore
+from orchestrator.core.newest import Newest
 from orchestrator.core.served import Event, ShardPort
 
 
@@ -20,6 +21,8 @@ class ShardLinks:
     """Messages for this shard."""
     events: SimpleQueue[Event | None] = field(default_factory=SimpleQueue)
     """What happens, from any thread; None is the end."""
+    newest: Newest = field(default_factory=Newest)
+    """Asynchronous training: the weights of workers that begin."""
 
     @property
     def num_workers(self) -> int:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_ch
 from orchestrator.core.values import BatchPlan, DataPosition, ExchangeReport, StepStats
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
+    from orchestrator.core.collectives import Collectives
     from orchestrator.core.flat_shards import FlatShards
     from orchestrator.core.layout import ShardLayout
     from orchestrator.core.served import RoundRequest
     from orchestrator.core.shards import Piece, SavedState
+    from orchestrator.core.staleness import Staleness
 
 
 LossFunction: TypeAlias = "Callable[[nn.Module, Any], tuple[Tensor, Mapping[str, Tensor]]]"
@@ -57,6 +60,8 @@ class MicroBatch(Protocol):
     batch: Any
     weight: float
     """Share of the step's global batch, num_samples / global_batch_size; 0 for padding that keeps ranks in step."""
+    share: float
+    """Of the step's samples, where ``weight`` is a share of a part of them, which has a gradient of its own; else 1."""
     is_last: bool
 
 
@@ -75,13 +80,16 @@ class TrainData(Protocol):
 
 
 class Exchange(Protocol):
-    """Turns local gradients into what the optimizer sees. Never changes parameters."""
+    """Turns local gradients into what the optimizer sees. Leaves parameters as they were when the step began."""
 
     def attach(self, parameters: Sequence[nn.Parameter]) -> None:
         """Take charge of the gradients of these parameters, in the same order on every rank."""
 
     def begin(self, *, is_last: bool) -> None:
-        """Called before each backward; after the last one gradients must be exchanged."""
+        """Called before each forward; after the last backward gradients must be exchanged."""
+
+    def before_backward(self) -> None:
+        """Called between a forward and its backward."""
 
     def finish(self) -> ExchangeReport:
         """Wait until every ``.grad`` holds the sum over ranks."""
@@ -108,6 +116,39 @@ class RoundExchange(Protocol):
 
     def close(self) -> None:
         """End the workers' rounds."""
+
+
+class Modulator(Protocol):
+    """Changes gradients between their sum (clipped, where they are) and the optimizer's step, by a hook on the step."""
+
+    def attach(self, optimizer: torch.optim.Optimizer, staleness: Staleness, collectives: Collectives | None) -> None:
+        """Watch the steps of an optimizer.
+
+        Args:
+            optimizer: over this rank's parameters, whole or divided.
+            staleness: tells how old the gradients of each step are.
+            collectives: over the ranks that each step on whole tensors of their own (shards); None where all ranks step
+                on the whole model.
+        """
+
+    def report(self) -> dict[str, Tensor]:
+        """What the last step was like: scalars, equal on all ranks, without a host sync."""
+
+
+class Compensation(Protocol):
+    """Does something about the delay of gradients; state is kept in the optimizer's, so that checkpoints have it."""
+
+    needs_read_weights: ClassVar[bool]
+    """Whether it looks at the weights that a gradient was computed at."""
+
+    def attach(self, optimizer: torch.optim.Optimizer, staleness: Staleness) -> None:
+        """Watch the steps of an optimizer."""
+
+    def factor(self, delay: int) -> float:
+        """What a gradient of this delay is multiplied by in the update's sum."""
+
+    def offset(self, parameter: nn.Parameter) -> Tensor | None:
+        """What is added to a parameter where it is sent out to be computed at; None is nothing."""
 
 
 class Tracker(Protocol):

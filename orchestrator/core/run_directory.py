@@ -102,6 +102,11 @@ class RunDirectory:
         return self.root / "metrics.jsonl"
 
     @property
+    def pushes_file(self) -> Path:
+        """``pushes.csv``: the order of an asynchronous job's pushes."""
+        return self.root / "pushes.csv"
+
+    @property
     def worker_times_file(self) -> Path:
         """``worker_times.jsonl``: how long each worker computed in each step."""
         return self.root / "worker_times.jsonl"

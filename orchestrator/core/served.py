@@ -123,6 +123,66 @@ class Finished:
     """False where the worker left the round."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What one worker is to do in asynchronous training: one gradient, which nobody else computes meanwhile."""
+
+    number: int
+    """Counts the leases of an attempt."""
+    chunk: int
+    """Which piece of the phase's samples, from 0."""
+    request: RoundRequest
+    """Its samples; its step is the chunk, which random numbers are keyed by."""
+    weights: Publication | None
+    """Which weights; None are the newest when the worker begins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """All shards have answered a worker's push."""
+
+    sender: Sender
+    lease: int
+    chunk: int
+    read_version: int
+    """Version of the weights that the gradient was computed at."""
+    seconds: float
+    """What the worker took to compute it."""
+    num_elements: int
+    """Tensor elements of its micro-batches."""
+    report: ChunkReport
+    is_taken: bool
+    """False where a shard has refused the gradient: it is not finite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedPush:
+    """A push that is part of an update."""
+
+    key: MessageKey
+    chunk: int
+    read_version: int
+    delay: int
+    """Updates since that version."""
+    share: float
+    """Of the update's samples."""
+    report: ChunkReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What one optimizer step takes; the same on all shards."""
+
+    pushes: tuple[AcceptedPush, ...]
+    num_samples: int
+    dropped: tuple[int, ...]
+    """Leases whose messages nobody will use."""
+    reads: frozenset[int]
+    """Versions that pushes which have not been taken yet were computed at, as far as the coordinator knows."""
+    facts: Mapping[str, float]
+    """Of pushes that were refused so far, for the metrics."""
+
+
 @dataclass(frozen=True, slots=True)
 class Joined:
     """A worker is there, for the first time or again."""
@@ -152,7 +212,7 @@ class Retired:
     model: int
 
 
-Event: TypeAlias = Joined | Lost | Finished | Submitted | Retired
+Event: TypeAlias = Joined | Lost | Finished | Pushed | Submitted | Retired
 """What the coordinator is told."""
 
 
@@ -187,6 +247,51 @@ class WorkerPort(Protocol):
         """Tell the coordinator."""
 
 
+class LeasePort(Protocol):
+    """A worker's way to the shards in asynchronous training."""
+
+    sender: Sender
+
+    def next_assignment(self) -> Lease | None:
+        """Wait for the next lease; None when there will be none."""
+
+    def is_stale(self) -> bool:
+        """Whether the end has come."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not beyond the end."""
+
+    def newest(self) -> Publication:
+        """The newest weights; asking never queues behind pushes."""
+
+    def fetch(self, handle: Handle) -> Any:
+        """See ``WorkerPort``."""
+
+    def push(self, key: MessageKey, arrays: Sequence[NDArray[Any]]) -> Acknowledgement:
+        """See ``WorkerPort``."""
+
+    def finish(self, finished: Pushed) -> None:
+        """Tell the coordinator."""
+
+
+class UpdateSource(Protocol):
+    """Where the loop's data gets the updates of asynchronous training from; all shards call together."""
+
+    def open(self, request: RoundRequest, ledger: Mapping[str, Any]) -> None:
+        """Begin a phase, or go on in it.
+
+        Args:
+            request: the whole phase: its number, steps taken, samples, samples of an update, largest micro-batch.
+            ledger: what is done of it, as ``ledger`` had it; empty is nothing.
+        """
+
+    def next_update(self) -> Update:
+        """Wait for the pushes of the next update."""
+
+    def ledger(self) -> Mapping[str, Any]:
+        """What is done of the phase, on the shard of rank 0."""
+
+
 class ShardPort(Protocol):
     """A shard's way to the workers and to the coordinator, which is the shard of rank 0."""
 
@@ -199,5 +304,8 @@ class ShardPort(Protocol):
         Called by all shards.
         """
 
-    def assign(self, worker: int, assignment: Assignment) -> None:
-        """Give a worker its newest assignment; does not wait."""
+    def fetch(self, handle: Handle) -> Any:
+        """What this shard has published."""
+
+    def assign(self, worker: int, assignment: Assignment | Lease) -> None:
+        """Give a worker its newest assignment, or one more lease; does not wait."""

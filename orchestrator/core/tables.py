@@ -45,7 +45,17 @@ ENGINES = {
 EXCHANGES = {
     "all_reduce": "orchestrator.exchange.all_reduce:AllReduceExchange",
     "coded": "orchestrator.exchange.served.exchange:ServedExchange",
+    "asynchronous": "orchestrator.exchange.asynchronous.exchange:AsynchronousExchange",
+    "delayed": "orchestrator.exchange.delayed:DelayedExchange",
 }
+COMPENSATIONS = {
+    "staleness_aware": "orchestrator.exchange.compensation.staleness_aware:StalenessAwareRate",
+    "dc_asgd": "orchestrator.exchange.compensation.dc_asgd:DelayCompensation",
+    "gap_aware": "orchestrator.exchange.compensation.gap_aware:GapPenalty",
+    "dana_zero": "orchestrator.exchange.compensation.dana_zero:WorkerMomentum",
+    "weight_prediction": "orchestrator.exchange.compensation.weight_prediction:Prediction",
+}
+MODULATORS = {"adaptive_braking": "orchestrator.modulate.adaptive_braking:Braking"}
 CONTROLLERS = {"constant": "orchestrator.batching.constant:ConstantController"}
 SOURCES = {
     "recipe": "orchestrator.data.sources:recipe_datasets",
@@ -56,6 +66,8 @@ TABLES = {
     "schedule": SCHEDULES,
     "engine": ENGINES,
     "exchange": EXCHANGES,
+    "exchange.compensation": COMPENSATIONS,
+    "modulators": MODULATORS,
     "batch.controller": CONTROLLERS,
     "data.source": SOURCES,
 }

@@ -51,6 +51,8 @@ class DataPosition:
     """Samples taken from the global order since the start of the phase, over all epochs."""
     stream_states: tuple[Mapping[str, Any], ...] = field(default=())
     """Streaming only: the state of each rank's stream; empty for map-style data."""
+    ledger: Mapping[str, Any] = field(default_factory=dict)
+    """Asynchronous only: which pieces of the phase's samples have been accepted, where not just the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +63,8 @@ class ExchangeReport:
     """Payload that one rank handed to the collective, or that all workers pushed to the shards, in bytes."""
     workers_used: int
     """Workers whose gradients are in the update."""
-    coverage: float = 1.0
-    """Share of the batch that is in the update."""
-    residual: float = 0.0
-    """Distance between the weights that the chunks of the batch have in the update, before scaling, and all ones."""
-    slowest_worker_ratio: float | None = None
-    """How many times longer than the others the slowest worker takes; None where the exchange does not know."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """What else the method measures, by the names of its metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +72,7 @@ class Failure:
     """Why an attempt ended."""
 
     cause: str
-    """One of worker_lost, worker_crash, user_error, infrastructure."""
+    """One of worker_lost, worker_crash, user_error, diverged, infrastructure."""
     message: str
     """One sentence for a person."""
     rank: int | None = None

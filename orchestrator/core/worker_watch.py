@@ -31,6 +31,11 @@ class WorkerWatch:
         """How many times longer than the others the slowest worker takes; None for a lone worker or unknown times."""
         return max(self._detector.ratios, default=None) if len(self._nodes) > 1 else None
 
+    def facts(self) -> dict[str, float]:
+        """The ratio as a metric."""
+        ratio = self.slowest_worker_ratio
+        return {} if ratio is None else {"slowest_worker_ratio": ratio}
+
     def observe(self, times: StepTimes) -> None:
         """Take the times of the next step."""
         self._writer.add(times)

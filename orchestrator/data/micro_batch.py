@@ -18,8 +18,10 @@ class LoadedMicroBatch:
     """What ``collate`` returned."""
     weight: float
     """Share of the step's samples over all ranks; 0 for padding that keeps ranks in step."""
+    share: float = 1.0
+    """See ``core.protocols.MicroBatch``."""
     is_last: bool
-    """Whether it is the rank's last of the step."""
+    """Whether it is the rank's last of the step, or of the part of it that ``weight`` is a share of."""
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

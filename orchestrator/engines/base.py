@@ -119,7 +119,8 @@ def weighted_loss(
     with precision.forward():
         value, metrics = loss(model, micro.batch)
     weighted = {"loss": value, **metrics}
-    return value * micro.weight, {name: m.detach().float() * micro.weight for name, m in weighted.items()}
+    of_the_step = micro.weight * micro.share
+    return value * micro.weight, {name: m.detach().float() * of_the_step for name, m in weighted.items()}
 
 
 def fill_missing_gradients(parameters: list[nn.Parameter]) -> None:

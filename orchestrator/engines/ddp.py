@@ -54,19 +54,21 @@ class DdpEngine(NativeEngine):
             return super()._forward(micro, loss)
 
     def _backward(self, value: Tensor) -> None:
+        self._exchange.before_backward()
         if self._curvature is None:
             value.backward()
         else:
             self._curvature.backward(value)
 
     def _sum_gradients(self) -> dict[str, Tensor | float]:
-        num_bytes = self._exchange.finish().bytes_sent
+        exchanged = self._exchange.finish()
+        num_bytes = exchanged.bytes_sent
         if self._curvature is not None:
             assert isinstance(self.optimizer, CurvatureOptimizer)
             estimates, num_more = self._curvature.finish()
             self.optimizer.take_curvature(estimates)
             num_bytes += num_more
-        return {"bytes_sent": float(num_bytes)}
+        return {"bytes_sent": float(num_bytes), **exchanged.facts}
 
     def _clear_gradients(self) -> None:
         self._exchange.clear()

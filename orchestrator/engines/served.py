@@ -59,15 +59,11 @@ class ServedEngine(NativeEngine):
 
     def _sum_gradients(self) -> dict[str, Tensor | float]:
         report = self._exchange.finish()
-        facts: dict[str, Tensor | float] = {
+        return {
             "bytes_sent": float(report.bytes_sent),
             "workers_used": float(report.workers_used),
-            "coverage": report.coverage,
-            "decode_residual": report.residual,
+            **report.facts,
         }
-        if report.slowest_worker_ratio is not None:
-            facts["slowest_worker_ratio"] = report.slowest_worker_ratio
-        return facts
 
     def _clear_gradients(self) -> None:
         self._exchange.clear()

@@ -74,6 +74,9 @@ class AllReduceExchange:
         for bucket in self._buckets:
             bucket.num_pending = len(bucket.parameters)
 
+    def before_backward(self) -> None:
+        """Nothing to do."""
+
     def finish(self) -> ExchangeReport:
         """Send what is left (parameters that the loss did not touch) and wait for all messages."""
         if self._sending:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from orchestrator.launch.store import JobStore
 from orchestrator.spec.batch_arithmetic import StepDivision, divide_step
 from orchestrator.spec.job import JobSpec, Script, ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec, dump_resolved
+from orchestrator.spec.methods.asynchronous import Asynchronous
 from orchestrator.spec.methods.coded import Coded
+from orchestrator.spec.methods.served import Served
 from orchestrator.spec.sweep import sweep_of, trials_of
 from orchestrator.tracking.uri import redact
 
@@ -127,10 +129,13 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
 def served_plan(spec: JobSpec) -> ServedPlan | None:
     """Shards and load of a job whose workers compute for shards."""
     exchange, workers = spec.exchange, spec.resources.workers
-    if not isinstance(exchange, Coded):
+    if not isinstance(exchange, Served):
         return None
-    scheme = build_scheme(exchange.scheme, workers, **exchange.parameters())
-    return ServedPlan(shards=exchange.shards, cpus_per_shard=exchange.cpus_per_shard, load=scheme.load)
+    if isinstance(exchange, Coded):
+        load = float(build_scheme(exchange.scheme, workers, **exchange.parameters()).load)
+    else:
+        load = 1 / exchange.pushes_per_update if isinstance(exchange, Asynchronous) else 1.0
+    return ServedPlan(shards=exchange.shards, cpus_per_shard=exchange.cpus_per_shard, load=load)
 
 
 def command_line(script: Script) -> str:
@@ -145,5 +150,7 @@ def batch_rows(spec: JobSpec) -> tuple[BatchRow, ...]:
 
 
 def _batch_row(spec: JobSpec, workers: int) -> BatchRow:
-    division = divide_step(spec.batch.global_size, workers, spec.batch.micro_size)
+    # Asynchronous workers do not share a step: each computes whole pushes.
+    shares = spec.exchange.pushes_per_update if isinstance(spec.exchange, Asynchronous) else workers
+    division = replace(divide_step(spec.batch.global_size, shares, spec.batch.micro_size), workers=workers)
     return BatchRow(**asdict(division), is_chosen=workers == spec.resources.workers)

@@ -19,6 +19,7 @@ from orchestrator.launch.store import JobStore
 from orchestrator.simulate.stragglers.recorded import Record
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_resolved
+from orchestrator.spec.methods.asynchronous import Asynchronous
 from orchestrator.spec.methods.coded import Coded
 
 CSV_SUFFIX, JSONL_SUFFIX = ".csv", ".jsonl"
@@ -59,6 +60,8 @@ def _record(name: str, steps: Sequence[StepTimes], run: RunDirectory | None = No
     if isinstance(spec, JobSpec) and isinstance(spec.exchange, Coded):
         load = build_scheme(spec.exchange.scheme, num_workers, **spec.exchange.parameters()).load
         in_order = spec.exchange.scheme == "uncoded"
+    if isinstance(spec, JobSpec) and isinstance(spec.exchange, Asynchronous):
+        load, in_order = 1 / spec.exchange.pushes_per_update, False
     return Record(
         steps=np.array([times.step for times in steps], np.int64),
         seconds=np.array([times.seconds for times in steps], np.float64),

@@ -13,7 +13,7 @@ import ray
 
 from orchestrator.core.errors import OutOfReachError
 from orchestrator.spec.job import AnyJobSpec, JobSpec, Resources
-from orchestrator.spec.methods.coded import Coded
+from orchestrator.spec.methods.served import Served
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 """An embedded cluster moves weights through torch.distributed; its object store carries small messages only."""
@@ -32,7 +32,7 @@ NO_SHARDS = Shards(0, 0.0)
 
 def shards_of(spec: AnyJobSpec) -> Shards:
     """The job's shards; none where its workers exchange gradients themselves."""
-    if isinstance(spec, JobSpec) and isinstance(spec.exchange, Coded):
+    if isinstance(spec, JobSpec) and isinstance(spec.exchange, Served):
         return Shards(spec.exchange.shards, spec.exchange.cpus_per_shard)
     return NO_SHARDS
 

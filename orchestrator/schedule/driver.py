@@ -36,6 +36,7 @@ from orchestrator.schedule.served_attempt import ServedAttempt
 from orchestrator.schedule.trial_states import TrialStates, last_step
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_resolved
+from orchestrator.spec.methods.asynchronous import Asynchronous
 
 _POLL_S = 0.2
 _STATE_EVERY_S = 2.0
@@ -63,7 +64,8 @@ class JobDriver:
         self._embedded = embedded
         self._spec: AnyJobSpec = load_resolved(directory.resolved_spec)
         self._has_script = isinstance(self._spec, ScriptJobSpec)
-        self._policy = RetryPolicy(self._spec.retries, directory.read_state().get("retries_used"))
+        used = directory.read_state().get("retries_used")
+        self._policy = RetryPolicy(self._spec.retries, used, rollbacks=_rollbacks(self._spec))
         self._num_interrupts = 0
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
@@ -195,6 +197,13 @@ class JobDriver:
         self._directory.event(phase, {"reason": reason, "message": message})
         self._directory.stop_file.unlink(missing_ok=True)
         return exit_code
+
+
+def _rollbacks(spec: AnyJobSpec) -> int:
+    """How often the job may go back because its weights have diverged: not where it would do the same again."""
+    if isinstance(spec, JobSpec) and isinstance(spec.exchange, Asynchronous):
+        return spec.exchange.rollbacks
+    return 0
 
 
 def _attempt(

@@ -9,7 +9,7 @@ from orchestrator.core.values import Failure, GiveUp, Retry
 from orchestrator.spec.job import Retries
 
 # The cause that explains the others: a rank that lost its neighbor fails too, a moment later.
-_PRECEDENCE = ("user_error", "worker_lost", "worker_crash", "infrastructure")
+_PRECEDENCE = ("user_error", "diverged", "worker_lost", "worker_crash", "infrastructure")
 
 
 def first_cause(failures: Iterable[Failure]) -> Failure:
@@ -32,16 +32,17 @@ class RetryPolicy:
     Args:
         budgets: restarts allowed by cause.
         used: restarts taken by earlier drivers of the job, by cause.
+        rollbacks: restarts allowed because the weights have diverged; 0 where a restart would only repeat it.
     """
 
-    def __init__(self, budgets: Retries, used: dict[str, int] | None = None) -> None:
-        self._budgets = budgets
+    def __init__(self, budgets: Retries, used: dict[str, int] | None = None, *, rollbacks: int = 0) -> None:
+        self._budgets = {**budgets.model_dump(), "diverged": rollbacks}
         self.used: Counter[str] = Counter(used or {})
 
     def decide(self, failure: Failure) -> Retry | GiveUp:
         """Take one restart from the cause's budget, or give up where it is empty."""
         account = _account_of(failure)
-        if self.used[account] >= getattr(self._budgets, account):
+        if self.used[account] >= self._budgets[account]:
             return GiveUp(failure)
         self.used[account] += 1
         return Retry(failure)
@@ -49,4 +50,7 @@ class RetryPolicy:
     def account(self, failure: Failure) -> str:
         """Which budget a failure draws on and how much of it is used, for people."""
         account = _account_of(failure)
-        return f"retries.{account} {self.used[account]} of {getattr(self._budgets, account)}"
+        if account == "diverged" and not self._budgets[account]:
+            return "retries: diverged trainings are not repeated"
+        name = "exchange.rollbacks" if account == "diverged" else f"retries.{account}"
+        return f"{name} {self.used[account]} of {self._budgets[account]}"

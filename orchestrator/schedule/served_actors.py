@@ -13,13 +13,27 @@ from typing import Any
 
 import ray
 
+from orchestrator.core.lease_box import LeaseBox
 from orchestrator.core.links import ShardLinks
 from orchestrator.core.mailbox import Mailbox
-from orchestrator.core.served import Assignment, Event, Finished, Handle, Joined, MessageKey, Sender
+from orchestrator.core.served import (
+    Assignment,
+    Event,
+    Finished,
+    Handle,
+    Joined,
+    Lease,
+    MessageKey,
+    Publication,
+    Pushed,
+    Sender,
+)
 from orchestrator.schedule.worker import node_name
 
 SHARD_THREADS = 16
 """Messages that a shard takes at a time, beside its training."""
+PULL_THREADS = 4
+"""Workers that a shard tells the newest weights at a time."""
 WORKER_THREADS = 3
 """A worker's training, its newest assignment, and a call that ends it."""
 
@@ -57,7 +71,7 @@ class ShardActor:
         """Tell the coordinator; called on the shard of rank 0."""
         if isinstance(event, Joined):
             self._joined.add(event.sender)
-        elif isinstance(event, Finished):
+        elif isinstance(event, Finished | Pushed):
             self._worked.add(event.sender)
         self._links.events.put(event)
 
@@ -79,6 +93,15 @@ class ShardActor:
             self._offers.setdefault(version, {})[shard] = handles[0]
             self._offered.notify_all()
 
+    @ray.method(concurrency_group="pull")  # type: ignore[untyped-decorator]  # a pull never queues behind pushes
+    def newest(self, worker: int) -> Publication:
+        """The newest weights, for a worker; called on the shard of rank 0."""
+        return self._links.newest.get(worker)
+
+    def fetch(self, handle: Handle) -> Any:
+        """See ``ShardPort``."""
+        return ray.get(handle)
+
     def publish(self, value: Any) -> Handle:
         """See ``ShardPort``."""
         return ray.put(value)
@@ -94,23 +117,23 @@ class ShardActor:
             others = self._offers.pop(version, {})
         return tuple(handle if shard == 0 else others[shard] for shard in range(self._num_shards))
 
-    def assign(self, worker: int, assignment: Assignment) -> None:
+    def assign(self, worker: int, assignment: Assignment | Lease) -> None:
         """See ``ShardPort``."""
         self._workers[worker].assign.remote(assignment)
 
 
 class WorkerActor:
-    """One life of one worker."""
+    """One life of one worker, which is given assignments or leases."""
 
-    def __init__(self) -> None:
-        self._mailbox = Mailbox()
+    def __init__(self, *, has_leases: bool) -> None:
+        self._mailbox: Any = LeaseBox() if has_leases else Mailbox()
 
     def place(self) -> str:
         """This worker's node."""
         return node_name()
 
-    def assign(self, assignment: Assignment) -> None:
-        """Take the newest assignment."""
+    def assign(self, assignment: Assignment | Lease) -> None:
+        """Take the newest assignment, or one more lease."""
         self._mailbox.put(assignment)
 
     def run(self, config: dict[str, Any], sender: Sender, shards: Sequence[Any]) -> None:
@@ -121,9 +144,9 @@ class WorkerActor:
 
 
 class RayWorkerPort:
-    """Satisfies ``WorkerPort``."""
+    """Satisfies ``WorkerPort`` and ``LeasePort``, by what is in the mailbox."""
 
-    def __init__(self, sender: Sender, mailbox: Mailbox, shards: Sequence[Any]) -> None:
+    def __init__(self, sender: Sender, mailbox: Any, shards: Sequence[Any]) -> None:
         self.sender = sender
         self.next_assignment = mailbox.take
         self.is_stale = mailbox.is_stale
@@ -138,12 +161,17 @@ class RayWorkerPort:
         """What was published: arrays are read-only views of the node's shared memory."""
         return ray.get(handle)
 
+    def newest(self) -> Publication:
+        """See ``LeasePort``."""
+        publication: Publication = ray.get(self._shards[0].newest.remote(self.sender.worker))
+        return publication
+
     def push(self, key: MessageKey, arrays: Sequence[Any]) -> _Pushed:
         """See ``WorkerPort``; Ray has copied the arrays when this returns."""
         return _Pushed([shard.deliver.remote(key, array) for shard, array in zip(self._shards, arrays, strict=True)])
 
-    def finish(self, finished: Finished) -> None:
-        """See ``WorkerPort``."""
+    def finish(self, finished: Finished | Pushed) -> None:
+        """See ``WorkerPort`` and ``LeasePort``."""
         self._shards[0].notify.remote(finished)
 
 

@@ -16,9 +16,10 @@ from orchestrator.core.served import Lost, Sender
 from orchestrator.core.values import Failure
 from orchestrator.schedule.attempt import Attempt, Ended, ended
 from orchestrator.schedule.policy import first_cause
-from orchestrator.schedule.served_actors import SHARD_THREADS, WORKER_THREADS, ShardActor, WorkerActor
+from orchestrator.schedule.served_actors import PULL_THREADS, SHARD_THREADS, WORKER_THREADS, ShardActor, WorkerActor
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.methods.coded import Coded
+from orchestrator.spec.methods.asynchronous import Asynchronous
+from orchestrator.spec.methods.served import Served
 
 _PLACEMENT_TIMEOUT_S = 180.0
 _POLL_S = 0.2
@@ -53,7 +54,7 @@ class ServedAttempt(Attempt):
         self, directory: RunDirectory, number: int, spec: JobSpec, env: dict[str, str], arguments: dict[str, Any]
     ) -> None:
         super().__init__(directory, number, first_log="shard_0.log")
-        assert isinstance(spec.exchange, Coded)  # the driver has looked
+        assert isinstance(spec.exchange, Served)  # the driver has looked
         self._directory = directory
         self._resources = spec.resources
         self._exchange = spec.exchange
@@ -98,7 +99,9 @@ class ServedAttempt(Attempt):
 
     def _start(self) -> None:
         exchange = self._exchange
-        shard_class = ray.remote(max_concurrency=SHARD_THREADS + 1)(ShardActor)
+        shard_class = ray.remote(max_concurrency=SHARD_THREADS + 1, concurrency_groups={"pull": PULL_THREADS})(
+            ShardActor
+        )
         self._shards = [
             shard_class.options(num_cpus=max(exchange.cpus_per_shard, 0.001), **self._placed(1, shard)).remote()
             for shard in range(exchange.shards)
@@ -126,7 +129,7 @@ class ServedAttempt(Attempt):
             num_cpus=self._resources.cpus_per_worker,
             num_gpus=self._resources.gpus_per_worker,
             **self._placed(0, sender.worker),
-        ).remote()
+        ).remote(has_leases=isinstance(self._exchange, Asynchronous))
         ray.get(self._shards[0].set_worker.remote(sender.worker, actor))
         return _Worker(actor=actor, sender=sender)
 

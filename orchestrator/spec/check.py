@@ -7,15 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.spec.check_accelerate import accelerate_problems
+from orchestrator.spec.check_asynchronous import order_problems, push_problems
 from orchestrator.spec.check_coded import (
     delayed_problems,
     drawn_problems,
-    injection_problems,
     scheme_problems,
-    served_problems,
 )
 from orchestrator.spec.check_data import data_file_problems, option_problems, split_problems, stream_problems
 from orchestrator.spec.check_deepspeed import deepspeed_problems
+from orchestrator.spec.check_delayed import (
+    compensation_problems,
+    inconsistent_problems,
+    modulator_problems,
+    ordered_problems,
+)
 from orchestrator.spec.check_engine import (
     lacking,
     mesh_problems,
@@ -35,8 +40,10 @@ from orchestrator.spec.check_optimizer import (
 from orchestrator.spec.check_recipe import argument_problems, target_problems
 from orchestrator.spec.check_scaling import sde_problems, warmup_problems
 from orchestrator.spec.check_script import script_problems
+from orchestrator.spec.check_served import injection_problems, served_problems
 from orchestrator.spec.check_sweep import form_problems, trial_problems
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
+from orchestrator.spec.methods.asynchronous import Asynchronous
 from orchestrator.spec.methods.engines import Engine
 from orchestrator.spec.phases import PHASE_FIELDS, phases_of
 from orchestrator.spec.problems import Problem, SpecError, overlaps, shown
@@ -106,6 +113,8 @@ def _in_phase(problem: Problem, index: int) -> Problem:
 def batch_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """Every worker needs at least one sample of each step; slices of unequal length are legal and exact."""
     size, workers = spec.batch.global_size, spec.resources.workers
+    if isinstance(spec.exchange, Asynchronous):  # every worker computes steps of its own
+        return
     if size < workers:
         message = f"{size} / {workers} workers = {size / workers:.3g} samples per worker; each needs at least 1"
         legal = f"{workers} or more (evenly divided: {workers}, {2 * workers}, {3 * workers}, ...), "
@@ -146,13 +155,22 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
         warmup_problems,
         ("schedule.warmup", "scaling", "batch.global_size", "train.steps", "train.epochs", "train.samples"),
     ),
-    (capability_problems, ("batch.controller", "optimizer", "schedule", "exchange", "data.source", "engine")),
+    (
+        capability_problems,
+        ("batch.controller", "optimizer", "schedule", "exchange", "modulators", "data.source", "engine"),
+    ),
     (message_problems, ("exchange", "engine")),
     (scheme_problems, ("exchange", "resources.workers")),
     (delayed_problems, ("exchange", "sweep")),
     (drawn_problems, ("exchange", "batch.global_size", "resources.workers")),
     (served_problems, ("exchange", "train.precision", "data", "optimizer")),
     (injection_problems, ("exchange", "resources.workers")),
+    (push_problems, ("exchange", "batch.global_size", "sweep")),
+    (order_problems, ("exchange", "resources.workers", "train.steps", "train.samples", "batch.global_size", "then")),
+    (ordered_problems, ("exchange", "data", "batch")),
+    (inconsistent_problems, ("exchange", "train", "optimizer")),
+    (compensation_problems, ("exchange", "optimizer")),
+    (modulator_problems, ("modulators", "optimizer")),
     (mesh_problems, ("engine", "resources.workers")),
     (offload_problems, ("engine",)),
     (deepspeed_problems, ("engine", "batch", "resources.workers", "train.clip_grad_norm", "train.precision")),

@@ -27,6 +27,7 @@ def methods_of(spec: JobSpec) -> dict[str, Method]:
         "schedule": spec.schedule,
         "exchange": spec.exchange,
         "data.source": spec.data.source,
+        **{f"modulators.{index}": modulator for index, modulator in enumerate(spec.modulators)},
     }
 
 

@@ -142,7 +142,7 @@ def _name_methods(data: dict[str, Any]) -> None:
     """Give the default's name to sections that set a method's arguments without naming the method."""
     for path, seam in seams().items():
         section, key = _section_around(data, path)
-        if isinstance(section.get(key), dict):
+        if seam.default and isinstance(section.get(key), dict):
             section[key].setdefault("name", seam.default)
 
 

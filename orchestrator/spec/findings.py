@@ -94,7 +94,8 @@ def _not_a_choice(path: Path, value: Any, legal: list[Any]) -> Finding:
     """A value that is none of an enumeration's, or a method that does not exist."""
     suggestion = nearest(value, [str(name) for name in legal]) if isinstance(value, str) else ""
     is_method = path[-1] == "name"
-    message = f"unknown {str(path[-2]).replace('_', ' ')}" if is_method else "not one of the legal values"
+    seam = next((part for part in reversed(path[:-1]) if isinstance(part, str)), "")
+    message = f"unknown {seam.replace('_', ' ')}" if is_method else "not one of the legal values"
     return Finding(path, "not_a_choice", shown(value), message, ", ".join(map(str, legal)), suggestion)
 
 

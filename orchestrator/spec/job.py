@@ -14,6 +14,7 @@ from orchestrator.spec.methods.distribution import (
     ExchangeConfig,
 )
 from orchestrator.spec.methods.engines import Ddp, EngineConfig
+from orchestrator.spec.methods.modulators import ModulatorConfig
 from orchestrator.spec.methods.optimizers import AdamW
 from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.methods.schedules import Constant, ScalingConfig, ScheduleConfig
@@ -216,10 +217,8 @@ class _Training(Section):
     """Where the model lives."""
     exchange: Annotated[ExchangeConfig, BeforeValidator(name_alone)] = AllReduce(name="all_reduce")
     """How many workers' gradients become one update."""
-    modulators: Annotated[
-        tuple[Any, ...], Field(max_length=0), BeforeValidator(lambda v: tuple(v) if v == [] else v)
-    ] = ()
-    """What changes gradient, loss or model; no modulator exists yet, so only the empty list is accepted."""
+    modulators: Annotated[tuple[ModulatorConfig, ...], BeforeValidator(list_to_tuple)] = ()
+    """What changes gradients between their sum and the optimizer's step, in this order."""
     data: Data = Data()
     """Where samples come from."""
     checkpoint: Checkpoint = Checkpoint()

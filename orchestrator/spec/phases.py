@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.phases import Phase
+from orchestrator.spec.methods.served import Served
 from orchestrator.spec.section import Section
 
 PHASE_FIELDS = (
@@ -25,7 +25,7 @@ PHASE_FIELDS = (
 
 def samples_per_step(spec: JobSpec) -> int:
     """Samples that one step uses up: the batch, and what spare workers draw beside it."""
-    if not isinstance(spec.exchange, Coded):
+    if not isinstance(spec.exchange, Served):
         return spec.batch.global_size
     return round(spec.batch.global_size * spec.exchange.draw_factor(spec.resources.workers))
 

@@ -49,11 +49,12 @@ def _as_written(nodes: dict[str, Any]) -> dict[str, Any]:
         nodes[kind.__name__]["properties"]["base"] = _BASE
         nodes[kind.__name__]["required"].remove("name")
     for seam in seams().values():
-        for method in seam.methods.values():
+        for method in seam.methods.values() if seam.default else ():
             nodes[method.__name__]["required"].remove("name")
     for path, seam in seams().items():
         alone = [name for name, method in seam.methods.items() if not _needs_arguments(method)]
-        _allow_name_alone(_node_at(nodes, path), alone)
+        for node in _nodes_at(nodes, path):
+            _allow_name_alone(node, alone)
         if path == "schedule":
             of_a_phase, _null = nodes["Phase"]["properties"]["schedule"]["anyOf"]
             _allow_name_alone(of_a_phase, alone)
@@ -64,11 +65,15 @@ def _needs_arguments(method: Any) -> bool:
     return any(field.is_required() for name, field in method.model_fields.items() if name != "name")
 
 
-def _node_at(nodes: dict[str, Any], path: str) -> Any:
-    section, parents, key = nodes["JobSpec"], path.split(".")[:-1], path.rpartition(".")[2]
+def _nodes_at(nodes: dict[str, Any], path: str) -> list[Any]:
+    """Where a method is chosen: one place, or one in each method that leaves something to another."""
+    sections, (*parents, key) = [nodes["JobSpec"]], path.split(".")
     for parent in parents:
-        section = nodes[section["properties"][parent]["$ref"].removeprefix("#/$defs/")]
-    return section["properties"][key]
+        found = [section["properties"][parent] for section in sections if parent in section["properties"]]
+        references = [member["$ref"] for node in found for member in (node, *node.get("anyOf", ())) if "$ref" in member]
+        sections = [nodes[reference.removeprefix("#/$defs/")] for reference in references]
+    found = [section["properties"][key] for section in sections if key in section["properties"]]
+    return [node.get("items") or (node["anyOf"][0] if "anyOf" in node else node) for node in found]
 
 
 def _allow_name_alone(node: Any, names: list[str]) -> None:

@@ -19,7 +19,7 @@ class Seam:
     methods: Mapping[str, type[Section]]
     """Configuration class of every method, by name."""
     default: str
-    """Name of the method that is taken where the spec names none."""
+    """Name of the method that is taken where the spec names none; empty where that is no method."""
 
 
 @cache
@@ -31,12 +31,13 @@ def seams() -> dict[str, Seam]:
 def _seams_of(section: type[Section], prefix: str) -> Iterator[tuple[str, Seam]]:
     for name, field in section.model_fields.items():
         members = sections_in(field.annotation)
-        names = [_method_name(member) for member in members]
-        if members and all(names):
-            yield f"{prefix}{name}", Seam(dict(zip(names, members, strict=True)), field.get_default().name)
-        else:
-            for member in members:
-                yield from _seams_of(member, f"{prefix}{name}.")
+        methods = members or _items_in(field.annotation)
+        names = [_method_name(member) for member in methods]
+        if methods and all(names):
+            default = getattr(field.get_default(), "name", "")
+            yield f"{prefix}{name}", Seam(dict(zip(names, methods, strict=True)), default)
+        for member in members:
+            yield from _seams_of(member, f"{prefix}{name}.")
 
 
 def sections_in(annotation: Any) -> list[type[Section]]:
@@ -46,6 +47,13 @@ def sections_in(annotation: Any) -> list[type[Section]]:
     if get_origin(annotation) in (Union, types.UnionType):
         return [section for part in get_args(annotation) for section in sections_in(part)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else []
+
+
+def _items_in(annotation: Any) -> list[type[Section]]:
+    """The sections among the items of a list."""
+    if get_origin(annotation) is Annotated:
+        return _items_in(get_args(annotation)[0])
+    return sections_in(get_args(annotation)[0]) if get_origin(annotation) is tuple else []
 
 
 def _method_name(section: type[Section]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,38 @@ from torch import nn
 from orchestrator.checkpoint.listing import latest_checkpoint, step_of
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.core import tables
-from orchestrator.core.errors import RecipeError
+from orchestrator.core.collectives import Collectives
+from orchestrator.core.errors import DataError, RecipeError
 from orchestrator.core.parts import EngineParts
-from orchestrator.core.protocols import Engine, Tracker, TrainData
+from orchestrator.core.protocols import (
+    Compensation,
+    Engine,
+    Exchange,
+    Modulator,
+    RoundExchange,
+    Tracker,
+    TrainData,
+)
+from orchestrator.core.run_directory import RunDirectory
+from orchestrator.core.served import RoundRequest
+from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import DataPosition, PhaseStart
 from orchestrator.core.worker_watch import WorkerWatch
 from orchestrator.data.chunks import RoundData
 from orchestrator.data.loader import MapStyleData
+from orchestrator.data.ordered import OrderedData
 from orchestrator.data.randomness import phase_seed
 from orchestrator.data.stream import StreamData, is_stream, stream_length_error
+from orchestrator.data.updates import UpdateData
+from orchestrator.exchange.asynchronous.rate_watch import RateWatch
+from orchestrator.exchange.read_plan import FixedDelay, Listed, ReadPlan, read_plan
 from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.methods.coded import Coded
+from orchestrator.spec.methods.asynchronous import Asynchronous, Delayed
 from orchestrator.spec.methods.engines import LOCAL_GRADIENTS
+from orchestrator.spec.methods.served import Served
 from orchestrator.spec.phases import phases_of, samples_per_step
+from orchestrator.spec.push_order import read_order
 from orchestrator.spec.scaling import scaled_optimizer, warmup_samples
 from orchestrator.train.context import RankContext
 from orchestrator.train.evaluation import Evaluator
@@ -68,10 +85,21 @@ class _Assembly:
         # Also where training goes on in a later phase: a model may depend on the data that it was first made for.
         self._source = read_source(self._phases[0], context.run_directory.code)
         self._optimizers: list[torch.optim.Optimizer] = []
+        self._staleness = Staleness(is_asynchronous=isinstance(spec.exchange, Asynchronous | Delayed))
+        self._modulators: list[Modulator] = [
+            tables.load(tables.MODULATORS, config.name)(config) for config in spec.modulators
+        ]
+        self._exchange: Any = None  # engines with messages of their own build none
+        self._plan = _read_plan(spec, self._code)
+        self._compensation = _build_compensation(
+            spec, num_workers=spec.resources.workers if self._plan is None else self._plan.num_workers
+        )
         checkpoint = latest_checkpoint(context.run_directory.checkpoints)
         self._times = _rank_times(spec, context, tracker, last_step=0 if checkpoint is None else step_of(checkpoint))
         self._engine = self._build_engine(self._phases[0], self._source.recipe)
         self._manifest = None if checkpoint is None else restore(spec, checkpoint, self._engine)
+        if self._manifest is not None and self._manifest.staleness:
+            self._staleness.load_state_dict(self._manifest.staleness)
         self._writer = open_writer(spec, context, tracker)
 
     def phases(self) -> Generator[Phase, None, None]:
@@ -117,14 +145,33 @@ class _Assembly:
             controller.load_state_dict(manifest.controller)
         num_samples = count_samples(spec, source.train_set)
         step = start.step if manifest is None else manifest.step
-        data = _build_data(spec, source, context, start=start, position=position, step=step, total_samples=num_samples)
+        data = _build_data(
+            spec,
+            source,
+            context,
+            start=start,
+            position=position,
+            step=step,
+            total_samples=num_samples,
+            exchange=self._exchange,
+            plan=self._plan,
+        )
+        if isinstance(spec.exchange, Delayed):
+            self._exchange.open(step)
         self._set_optimizer(spec)
         return Job(
             engine=self._engine,
+            modulators=self._modulators,
             loss=CheckedLoss(source.recipe, self._code),
             data=data,
             controller=controller,
-            schedule=_build_schedule(spec, source.train_set, num_samples, start),
+            schedule=_build_schedule(
+                spec,
+                source.train_set,
+                num_samples,
+                start,
+                rollback_factor=_rollback_factor(spec, context.run_directory),
+            ),
             recorder=Recorder(
                 self._tracker,
                 context.collectives,
@@ -136,7 +183,14 @@ class _Assembly:
             times=self._times,
             evaluate=Evaluator(spec, source.recipe, source.eval_set, self._engine, context),
             saver=Snapshots(
-                self._spec, context, self._writer, engine=self._engine, controller=controller, data=data, phase=start
+                self._spec,
+                context,
+                self._writer,
+                engine=self._engine,
+                controller=controller,
+                data=data,
+                phase=start,
+                staleness=self._staleness,
             ),
             seed=spec.train.seed,
             rank=context.collectives.rank,
@@ -155,18 +209,18 @@ class _Assembly:
             for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
                 group.update(betas=numbers["betas"], eps=numbers["eps"])
 
+    @property
+    def _shards(self) -> Collectives | None:
+        """Over the ranks, where each steps on tensors of its own."""
+        return None if self._context.served is None else self._context.collectives
+
     def _build_engine(self, spec: JobSpec, recipe: Any) -> Engine:
         context = self._context
         parts = EngineParts(
             spec=spec,
             model=build_model(spec, recipe, self._code),
             build_optimizer=self._build_optimizer,
-            build_exchange=partial(
-                tables.load(tables.EXCHANGES, spec.exchange.name),
-                spec.exchange,
-                context.collectives,
-                *(() if context.served is None else (context.served,)),
-            ),
+            build_exchange=self._build_exchange,
             collectives=context.collectives,
             device=context.device,
             code_folder=self._code,
@@ -175,13 +229,49 @@ class _Assembly:
         engine: Engine = tables.load(tables.ENGINES, spec.engine.name)(parts)
         return engine
 
+    def _build_exchange(self) -> Exchange | RoundExchange:
+        config, context = self._phases[0].exchange, self._context
+        arguments: dict[str, Any] = {} if context.served is None else {"place": context.served}
+        if isinstance(config, Asynchronous | Delayed):
+            arguments |= {"staleness": self._staleness, "compensation": self._compensation}
+        if isinstance(config, Delayed):
+            arguments["plan"] = self._plan
+        self._exchange = tables.load(tables.EXCHANGES, config.name)(config, context.collectives, **arguments)
+        exchange: Exchange | RoundExchange = self._exchange
+        return exchange
+
     def _build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         first = self._phases[0]
         config = scaled_optimizer(first.optimizer, first.scaling, first.batch.global_size)
         build = tables.load(tables.OPTIMIZERS, config.name)
         optimizer: torch.optim.Optimizer = build(config, model, collectives=self._context.collectives)
         self._optimizers.append(optimizer)
+        # The compensation is nearer to the exchange: it sees the gradient first.
+        if self._compensation is not None:
+            self._compensation.attach(optimizer, self._staleness)
+        for modulator in self._modulators:
+            modulator.attach(optimizer, self._staleness, self._shards)
+        if isinstance(first.exchange, Delayed):
+            self._exchange.keep_in(optimizer)
+        if isinstance(first.exchange, Asynchronous):
+            RateWatch(self._context.collectives, self._tracker).attach(optimizer, self._staleness)
         return optimizer
+
+
+def _read_plan(spec: JobSpec, code: Path) -> FixedDelay | Listed | None:
+    """Which versions of the weights gradients are computed at, where that is known in advance."""
+    config = spec.exchange
+    if not isinstance(config, Delayed):
+        return None
+    return read_plan(config, None if config.order is None else read_order(code / config.order))
+
+
+def _build_compensation(spec: JobSpec, *, num_workers: int) -> Compensation | None:
+    config = spec.exchange.compensation if isinstance(spec.exchange, Asynchronous | Delayed) else None
+    if config is None:
+        return None
+    compensation: Compensation = tables.load(tables.COMPENSATIONS, config.name)(config, num_workers)
+    return compensation
 
 
 def _rank_times(spec: JobSpec, context: RankContext, tracker: Tracker, *, last_step: int) -> RankTimes:
@@ -202,7 +292,20 @@ def _build_data(
     position: DataPosition,
     step: int,
     total_samples: int,
+    exchange: Any,
+    plan: ReadPlan | None,
 ) -> TrainData:
+    if isinstance(spec.exchange, Asynchronous):
+        request = RoundRequest(
+            model=0,
+            phase=start.index,
+            step=step,
+            position=0,
+            num_samples=total_samples,
+            num_counted=spec.batch.global_size,
+            micro_batch_size=spec.batch.micro_size,
+        )
+        return UpdateData(exchange, request, position)
     if context.served is not None:
         return RoundData(
             model=context.served.model,
@@ -220,6 +323,22 @@ def _build_data(
         "device": context.device,
         "code_folder": context.run_directory.code,
     }
+    if isinstance(plan, Listed):
+        if is_stream(source.train_set):
+            raise DataError(
+                "exchange.order asks for samples in any order, which a stream cannot give. Legal: exchange.steps."
+            )
+        return OrderedData(
+            source.train_set,
+            pushes=plan.pushes,
+            pushes_per_update=plan.pushes_per_update,
+            begin_push=exchange.begin_push,
+            step=step,
+            train_seed=spec.train.seed,
+            rank=context.collectives.rank,
+            world_size=context.collectives.world_size,
+            **common,
+        )
     if is_stream(source.train_set):
         return StreamData(source.train_set, collectives=context.collectives, **common)
     return MapStyleData(
@@ -233,11 +352,21 @@ def _build_data(
 
 
 def _draw_factor(spec: JobSpec, num_workers: int) -> Fraction:
-    assert isinstance(spec.exchange, Coded)  # only served exchanges have links
+    assert isinstance(spec.exchange, Served)  # only served exchanges have links
     return spec.exchange.draw_factor(num_workers)
 
 
-def _build_schedule(spec: JobSpec, train_set: Any, total_samples: int, start: PhaseStart) -> SampleSchedule:
+def _rollback_factor(spec: JobSpec, directory: RunDirectory) -> float:
+    """What is left of the learning rate after the job has gone back because its weights had diverged."""
+    if not isinstance(spec.exchange, Asynchronous):
+        return 1.0
+    num_rollbacks: int = directory.read_state().get("retries_used", {}).get("diverged", 0)
+    return float(spec.exchange.rollback_lr_factor**num_rollbacks)
+
+
+def _build_schedule(
+    spec: JobSpec, train_set: Any, total_samples: int, start: PhaseStart, *, rollback_factor: float
+) -> SampleSchedule:
     warmup = spec.schedule.warmup
     if warmup is not None and warmup.epochs is not None and is_stream(train_set):
         raise stream_length_error("schedule.warmup.epochs")
@@ -257,7 +386,7 @@ def _build_schedule(spec: JobSpec, train_set: Any, total_samples: int, start: Ph
         )
     return SampleSchedule(
         spec.schedule,
-        peak_lr=scaled_optimizer(spec.optimizer, spec.scaling, spec.batch.global_size).lr,
+        peak_lr=scaled_optimizer(spec.optimizer, spec.scaling, spec.batch.global_size).lr * rollback_factor,
         warmup_samples=length,
         total_samples=total_samples,
         start_samples=start.samples,

@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator.core.coding.scheme import Task
 from orchestrator.core.served import Assignment
 from orchestrator.spec.delays import read_delays
-from orchestrator.spec.methods.coded import Injection
+from orchestrator.spec.methods.served import Injection
 
 
 class Delays:

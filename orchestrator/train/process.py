@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.core.errors import OrchestratorError, RecipeError
+from orchestrator.core.errors import DivergedError, OrchestratorError, RecipeError
 from orchestrator.core.run_directory import write_atomically
 from orchestrator.spec.job import JobSpec
 from orchestrator.train.host_memory import keep_freed_memory
@@ -63,7 +63,9 @@ def _redirect_output(log: Path) -> None:
 
 
 def _leave_failure(path: Path, error: Exception) -> None:
-    cause = "user_error" if isinstance(error, RecipeError) else "worker_crash"
+    cause = "diverged" if isinstance(error, DivergedError) else "worker_crash"
+    if isinstance(error, RecipeError) and cause != "diverged":
+        cause = "user_error"
     details = traceback.format_exc()
     message = str(error) if isinstance(error, OrchestratorError) else f"{type(error).__name__}: {error}"
     write_atomically(path, json.dumps({"cause": cause, "message": message, "details": details}))

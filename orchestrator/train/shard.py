@@ -14,11 +14,16 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.links import ShardLinks
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.worker_watch import WorkerWatch
+from orchestrator.exchange.asynchronous.push_log import PushLog
+from orchestrator.exchange.asynchronous.pushes import Pushes
 from orchestrator.exchange.served.place import ServedPlace
 from orchestrator.exchange.served.rounds import Rounds
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_recipe_job
+from orchestrator.spec.methods.asynchronous import Asynchronous
 from orchestrator.spec.methods.coded import Coded
+from orchestrator.spec.methods.served import Served
+from orchestrator.spec.push_order import read_order
 from orchestrator.spec.sweep import trials_of
 from orchestrator.tracking.tracker import EventTracker
 from orchestrator.train.context import RankContext
@@ -56,7 +61,7 @@ def main(
     directory = RunDirectory(run_directory)
     with own_process(directory.shard_log(attempt, shard)):
         spec = load_recipe_job(directory.resolved_spec)
-        assert isinstance(spec.exchange, Coded)  # only served exchanges have shards
+        assert isinstance(spec.exchange, Served)  # only served exchanges have shards
         torch.set_num_threads(max(1, int(spec.exchange.cpus_per_shard)))
         os.environ.update(RANK=str(shard), WORLD_SIZE=str(spec.exchange.shards))
         if spec.exchange.shards > 1:
@@ -82,7 +87,10 @@ def _trials(
     """Each model's job, what this shard is told of it, and its MLflow run where it has its own."""
     trials = trials_of(spec)
     directories = [directory.trial(k) for k in range(len(trials))] if spec.sweep else [directory]
-    rounds = open_rounds(spec, directory, directories, links) if collectives.rank == 0 else None
+    is_coordinator = collectives.rank == 0
+    is_coded = isinstance(spec.exchange, Coded)
+    rounds = open_rounds(spec, directory, directories, links) if is_coordinator and is_coded else None
+    pushes = open_pushes(spec, directory, links) if is_coordinator and not is_coded else None
     return [
         (
             trial,
@@ -93,7 +101,7 @@ def _trials(
                 collectives=collectives.apart() if spec.sweep else collectives,
                 device=torch.device("cpu"),
                 nodes=nodes,
-                served=ServedPlace(links=links, rounds=rounds, model=model),
+                served=ServedPlace(links=links, rounds=rounds, pushes=pushes, model=model),
             ),
             place.read_state().get("mlflow_run_id") if spec.sweep else None,
         )
@@ -106,8 +114,28 @@ def open_rounds(spec: JobSpec, directory: RunDirectory, trials: list[RunDirector
     assert isinstance(spec.exchange, Coded)
     checkpoints = [latest_checkpoint(trial.checkpoints) for trial in trials]
     last_step = min(0 if checkpoint is None else step_of(checkpoint) for checkpoint in checkpoints) * len(trials)
-    watch = WorkerWatch(directory, EventTracker(directory), links.nodes, last_step=last_step)
+    watch = _watch(directory, links, last_step)
     return Rounds(spec.exchange, links, watch, num_models=len(trials))
+
+
+def open_pushes(spec: JobSpec, directory: RunDirectory, links: ShardLinks) -> Pushes:
+    """What takes the workers' pushes, on the shard of rank 0."""
+    assert isinstance(spec.exchange, Asynchronous)
+    checkpoint = latest_checkpoint(directory.checkpoints)
+    last_step = 0 if checkpoint is None else step_of(checkpoint)
+    order = spec.exchange.order
+    return Pushes(
+        spec.exchange,
+        links,
+        _watch(directory, links, last_step),
+        PushLog(directory.pushes_file, version=last_step),
+        EventTracker(directory),
+        order=None if order is None else read_order(directory.code / order),
+    )
+
+
+def _watch(directory: RunDirectory, links: ShardLinks, last_step: int) -> WorkerWatch:
+    return WorkerWatch(directory, EventTracker(directory), links.nodes, last_step=last_step)
 
 
 def _train_all(trainings: list[Training]) -> dict[str, Any]:

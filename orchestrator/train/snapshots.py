@@ -12,6 +12,7 @@ from orchestrator.checkpoint.store import CheckpointStore
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.protocols import BatchController, Engine, Tracker, TrainData
 from orchestrator.core.shards import to_write
+from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import PhaseStart
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import spec_hash
@@ -29,6 +30,7 @@ class Snapshots:
         controller: of the phase's batch.
         data: of the phase.
         phase: where the phase began.
+        staleness: of the gradients so far.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Snapshots:
         controller: BatchController,
         data: TrainData,
         phase: PhaseStart,
+        staleness: Staleness,
     ) -> None:
         self._spec_hash = spec_hash(spec)
         self._context = context
@@ -48,6 +51,7 @@ class Snapshots:
         self._controller = controller
         self._data = data
         self._phase = phase
+        self._staleness = staleness
         self._writer = writer
         self.poll = writer.poll
         self.wait = writer.wait
@@ -72,6 +76,7 @@ class Snapshots:
             shapes={name: list(piece.shape) for name, piece in pieces.items()},
             tied=dict(self._engine.tied),
             versions=library_versions(),
+            staleness=self._staleness.state_dict() if self._staleness.is_asynchronous else {},
         )
         mine = to_write(pieces, collectives.rank, collectives.world_size)
         self._writer.save(mine, manifest, is_current=self._context.is_current, since=started)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.core.served import WorkerPort
 from orchestrator.spec.load import load_recipe_job
+from orchestrator.spec.methods.asynchronous import Asynchronous
 from orchestrator.tracking.system_metrics import SystemMetrics
 from orchestrator.train.chunk_worker import ChunkWorker
+from orchestrator.train.lease_worker import LeaseWorker
 from orchestrator.train.process import device_of, own_process
 
 
@@ -23,7 +25,7 @@ def main(
     mlflow_run_id: str,
     node: str,
     watches_node: bool,
-    port: WorkerPort,
+    port: Any,
     on_ready: Callable[[], None],
 ) -> None:
     """Compute what this worker is assigned until the job ends.
@@ -37,7 +39,7 @@ def main(
         mlflow_run_id: the job's MLflow run.
         node: name of the node that this worker runs on.
         watches_node: whether the node's system metrics are this worker's to send.
-        port: to the shards.
+        port: to the shards; a ``LeasePort`` in asynchronous training, else a ``WorkerPort``.
         on_ready: called once the model is built and assignments may come.
     """
     directory = RunDirectory(run_directory)
@@ -46,8 +48,9 @@ def main(
         spec = load_recipe_job(directory.resolved_spec)
         torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
         os.environ.update(RANK=str(worker), WORLD_SIZE=str(spec.resources.workers))
-        chunks = ChunkWorker(spec, directory.code, port, device_of(spec))
+        kind = LeaseWorker if isinstance(spec.exchange, Asynchronous) else ChunkWorker
+        computing = kind(spec, directory.code, port, device_of(spec))
         every_s = spec.tracking.system_metrics_every_s if watches_node else None
         with nullcontext() if every_s is None else SystemMetrics(tracking_uri, mlflow_run_id, node, every_s):
             on_ready()
-            chunks.serve()
+            computing.serve()

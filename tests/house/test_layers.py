@@ -18,6 +18,7 @@ LAYERS = {
     "exchange": 2,
     "engines": 2,
     "data": 2,
+    "modulate": 2,
     "checkpoint": 2,
     "tracking": 2,
     "simulate": 2,
@@ -26,7 +27,7 @@ LAYERS = {
     "launch": 5,
     "cli": 6,
 }
-TRAINING = {"optim", "exchange", "engines", "data", "checkpoint", "train"}
+TRAINING = {"optim", "exchange", "engines", "data", "modulate", "checkpoint", "train"}
 # Which rooms may import a heavy library at all; everywhere else it is a mistake.
 ALLOWED = {
     "torch": {*TRAINING, "core"},

@@ -40,7 +40,21 @@ SETTINGS: dict[str, dict[str, dict]] = {
     "exchange": {
         "all_reduce": {"exchange": {"name": "all_reduce"}},
         "coded": {"exchange": {"name": "coded", "scheme": "fractional", "stragglers": 0}},
+        # In step: what is not repeats only by an order, see tests/served/test_asynchronous.py.
+        "asynchronous": {"exchange": {"name": "asynchronous", "pushes_per_update": 2, "max_lead": 0, "overlap": False}},
+        "delayed": {"exchange": {"name": "delayed", "steps": 2}},
     },
+    "exchange.compensation": {
+        name: {"exchange": {"name": "delayed", "steps": 2, "compensation": {"name": name, **arguments}}}
+        for name, arguments in {
+            "staleness_aware": {},
+            "dc_asgd": {"variance": "adaptive", "strength": 0.1},
+            "gap_aware": {},
+            "dana_zero": {},
+            "weight_prediction": {},
+        }.items()
+    },
+    "modulators": {"adaptive_braking": {"modulators": [{"name": "adaptive_braking", "scope": "model"}]}},
     "batch.controller": {"constant": {"batch": {"global_size": 48, "controller": {"name": "constant"}}}},
     "data.source": {
         "recipe": {"data": {"source": {"name": "recipe"}}},

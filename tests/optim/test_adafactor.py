@@ -15,7 +15,7 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import UnsupportedLayoutError
 from orchestrator.core.layout import ShardLayout
 from orchestrator.optim.adafactor import Adafactor, build_adafactor
-from orchestrator.optim.sums import squares, sums_along
+from orchestrator.core.sums import squares, sums_along
 from orchestrator.spec.methods.factored_optimizers import Adafactor as AdafactorConfig
 
 SHAPES = [(), (1,), (9,), (1, 1), (7, 5), (1, 6), (6, 1), (3, 2, 4), (2, 3, 4, 5)]

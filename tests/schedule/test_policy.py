@@ -32,6 +32,19 @@ def test_trouble_of_the_infrastructure_draws_on_lost_workers() -> None:
     assert policy.account(failure("worker_lost")) == "retries.worker_lost 1 of 1"
 
 
+def test_weights_that_diverged_go_back_as_often_as_the_exchange_says() -> None:
+    policy = RetryPolicy(Retries(user_error=5), rollbacks=1)
+    assert isinstance(policy.decide(failure("diverged")), Retry)
+    assert policy.account(failure("diverged")) == "exchange.rollbacks 1 of 1"
+    assert isinstance(policy.decide(failure("diverged")), GiveUp)
+
+
+def test_a_training_that_would_diverge_again_is_not_repeated() -> None:
+    policy = RetryPolicy(Retries(user_error=5))
+    assert isinstance(policy.decide(failure("diverged")), GiveUp)
+    assert policy.account(failure("diverged")) == "retries: diverged trainings are not repeated"
+
+
 @pytest.mark.parametrize(
     ("causes", "expected"),
     [

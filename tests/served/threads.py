@@ -13,20 +13,34 @@ import torch
 from numpy.typing import NDArray
 from support import ListTracker, context_here
 
+from orchestrator.core.lease_box import LeaseBox
 from orchestrator.core.links import ShardLinks
 from orchestrator.core.mailbox import Mailbox
 from orchestrator.core.message_store import MessageStore
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.core.served import Assignment, Finished, Joined, Lost, MessageKey, Sender
+from orchestrator.core.served import (
+    Assignment,
+    Finished,
+    Joined,
+    Lease,
+    Lost,
+    MessageKey,
+    Publication,
+    Pushed,
+    Sender,
+)
 from orchestrator.exchange.served.place import ServedPlace
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_recipe_job
+from orchestrator.spec.methods.asynchronous import Asynchronous
+from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.sweep import trials_of
 from orchestrator.train.assemble import assemble
 from orchestrator.train.chunk_worker import ChunkWorker
 from orchestrator.train.export import export_weights
+from orchestrator.train.lease_worker import LeaseWorker
 from orchestrator.train.phases import train_phases
-from orchestrator.train.shard import open_rounds
+from orchestrator.train.shard import open_pushes, open_rounds
 
 Hook = Callable[["ThreadPort", MessageKey, NDArray[Any]], NDArray[Any]]
 
@@ -38,9 +52,9 @@ class Died(Exception):
 class ThreadPort:
     """Satisfies ``WorkerPort``; ``on_push`` may change a message, wait, or raise ``Died``."""
 
-    def __init__(self, sender: Sender, links: ShardLinks, on_push: Hook | None) -> None:
+    def __init__(self, sender: Sender, links: ShardLinks, on_push: Hook | None, *, has_leases: bool) -> None:
         self.sender = sender
-        self.mailbox = Mailbox()
+        self.mailbox: Any = LeaseBox() if has_leases else Mailbox()
         self._links = links
         self._on_push = on_push
         self.next_assignment = self.mailbox.take
@@ -49,6 +63,9 @@ class ThreadPort:
 
     def fetch(self, handle: Any) -> Any:
         return handle
+
+    def newest(self) -> Publication:
+        return self._links.newest.get(self.sender.worker)
 
     def push(self, key: MessageKey, arrays: Sequence[NDArray[Any]]) -> Future[bool]:
         (array,) = arrays
@@ -59,7 +76,7 @@ class ThreadPort:
         future.set_result(self._links.store.put(key, sent))
         return future
 
-    def finish(self, finished: Finished) -> None:
+    def finish(self, finished: Finished | Pushed) -> None:
         self._links.events.put(finished)
 
 
@@ -83,7 +100,9 @@ class Cluster:
             self._start(Sender(worker=worker, incarnation=0))
 
     def _start(self, sender: Sender) -> None:
-        port = self.ports[sender.worker] = ThreadPort(sender, self.links, self._on_push)
+        has_leases = isinstance(self._spec.exchange, Asynchronous)
+        port = ThreadPort(sender, self.links, self._on_push, has_leases=has_leases)
+        self.ports[sender.worker] = port
         thread = threading.Thread(target=self._work, args=(port,), daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -91,7 +110,8 @@ class Cluster:
     def _work(self, port: ThreadPort) -> None:
         torch.set_num_threads(1)
         with self._build:
-            worker = ChunkWorker(self._spec, self._directory.code, port, torch.device("cpu"))
+            kind = LeaseWorker if isinstance(self._spec.exchange, Asynchronous) else ChunkWorker
+            worker = kind(self._spec, self._directory.code, port, torch.device("cpu"))
         self.links.events.put(Joined(port.sender))
         try:
             worker.serve()
@@ -113,7 +133,10 @@ class Cluster:
     def gather_handles(self, version: int, handle: Any) -> tuple[Any, ...]:
         return (handle,)
 
-    def assign(self, worker: int, assignment: Assignment) -> None:
+    def fetch(self, handle: Any) -> Any:
+        return handle
+
+    def assign(self, worker: int, assignment: Assignment | Lease) -> None:
         self.ports[worker].mailbox.put(assignment)
 
 
@@ -129,12 +152,14 @@ def train_models(
     """Train the models of a prepared job side by side, one for each trial; leaves every ``model.safetensors``."""
     spec = load_recipe_job(directory.resolved_spec)
     cluster = Cluster(spec, directory, on_push=on_push)
-    rounds = open_rounds(spec, directory, list(trials), cluster.links)
+    is_coded = isinstance(spec.exchange, Coded)
+    rounds = open_rounds(spec, directory, list(trials), cluster.links) if is_coded else None
+    pushes = None if is_coded else open_pushes(spec, directory, cluster.links)
     base = context_here(str(directory.root))
     trainings = []
     for model, (trial, trial_spec) in enumerate(zip(trials, trials_of(spec), strict=True)):
         tracker = ListTracker()
-        place = ServedPlace(links=cluster.links, rounds=rounds, model=model)
+        place = ServedPlace(links=cluster.links, rounds=rounds, pushes=pushes, model=model)
         context = replace(base, run_directory=trial, served=place)
         trainings.append((assemble(trial_spec, context, tracker), context, tracker))
     cluster.start()  # after the shard's models are made: the threads share torch's generator

@@ -77,13 +77,12 @@ class ServedExchange:
         """What the round cost."""
         assert self._closed is not None  # `collect` comes first
         decoded = self._closed.decoded
+        ratio = {} if self._rounds is None else self._rounds.facts()
         itemsize = 2 if self._config.message_dtype == "bf16" else self._flat.element_size()
         return ExchangeReport(
             bytes_sent=self._num_elements * itemsize * len(decoded.messages),
             workers_used=len({worker for worker, _ in decoded.messages}),
-            coverage=decoded.coverage,
-            residual=decoded.residual,
-            slowest_worker_ratio=None if self._rounds is None else self._rounds.slowest_worker_ratio,
+            facts={"coverage": decoded.coverage, "decode_residual": decoded.residual, **ratio},
         )
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.core.links import ShardLinks
+from orchestrator.exchange.asynchronous.pushes import Pushes
 from orchestrator.exchange.served.rounds import Rounds
 
 
@@ -15,5 +16,7 @@ class ServedPlace:
     links: ShardLinks
     rounds: Rounds | None
     """On the shard of rank 0: the rounds of all models."""
+    pushes: Pushes | None = None
+    """Asynchronous training, on the shard of rank 0: what the workers push."""
     model: int
     """Which of them, from 0."""

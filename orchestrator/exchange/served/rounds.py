@@ -77,10 +77,9 @@ class Rounds:
             self._thread.join()
             self._watch.flush()
 
-    @property
-    def slowest_worker_ratio(self) -> float | None:
-        """How many times longer than the others the slowest worker takes; None where there is one worker."""
-        return self._watch.slowest_worker_ratio
+    def facts(self) -> dict[str, float]:
+        """How many times longer than the others the slowest worker takes; nothing where there is one worker."""
+        return self._watch.facts()
 
     def _run(self) -> None:
         try:

@@ -20,8 +20,8 @@ from orchestrator.spec.batch_arithmetic import StepDivision
 from orchestrator.spec.check_engine import admits
 from orchestrator.spec.deepspeed_config import resolve_deepspeed_config
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, Accelerate, Ddp, DeepSpeed, Engine, Fsdp2
+from orchestrator.spec.methods.served import Served
 from orchestrator.spec.sharding import fsdp2_of
 from orchestrator.spec.sweep import trials_of
 
@@ -152,7 +152,7 @@ def checkpoint_copy(spec: JobSpec, model: Model) -> int:
         return 0
     state = optimizer_cost(spec.optimizer, on_gpu=False).state_bytes(p.shape for p in model.trainable)
     weights = sum(p.num_bytes for p in model.parameters) + model.buffer_bytes
-    writers = spec.exchange.shards if isinstance(spec.exchange, Coded) else spec.resources.workers
+    writers = spec.exchange.shards if isinstance(spec.exchange, Served) else spec.resources.workers
     return ceil((weights + state) / writers)
 
 

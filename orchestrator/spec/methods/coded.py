@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from orchestrator.spec.methods.engines import LOCAL_GRADIENTS
-from orchestrator.spec.section import Method, NonNegativeFloat, PositiveInt, Section
-
-NonNegativeInt = Annotated[int, Field(ge=0)]
+from orchestrator.spec.methods.served import NonNegativeInt, Served
+from orchestrator.spec.section import NonNegativeFloat, PositiveInt
 
 SCHEME_PARAMETERS: Mapping[str, Mapping[str, int | str]] = {
     "fractional": {"stragglers": 1},
@@ -27,25 +25,13 @@ SCHEME_PARAMETERS: Mapping[str, Mapping[str, int | str]] = {
 """The parameters of each scheme with their defaults."""
 
 
-class Injection(Section):
-    """Makes workers slow on purpose, to try a scheme on a quiet cluster."""
-
-    delays: Annotated[str, Field(examples=["delays.csv"])]
-    """CSV file next to the spec, a line for each round and a number for each worker: seconds that the worker waits
-    before it computes. After its last line it starts anew."""
-    seconds_per_batch: NonNegativeFloat = 0.0
-    """Further seconds that a whole batch would take; a worker waits its share of the batch times as long."""
-
-
-class Coded(Method):
+class Coded(Served):
     """Workers push coded gradients to the shards that own the weights; a step closes without its stragglers.
 
     A dead worker is a straggler too: the step closes without it and a replacement joins.
     """
 
-    topology: ClassVar[Literal["served"]] = "served"
     name: Literal["coded"]
-    requires = frozenset({LOCAL_GRADIENTS})
     scheme: Literal[
         "fractional", "cyclic", "approximate", "uncoded", "ignore", "backup", "stochastic", "sr_sgc", "m_sgc"
     ] = "fractional"
@@ -73,14 +59,6 @@ class Coded(Method):
     """See `close`."""
     wait: Literal["all", "min"] = "min"
     """With a deadline that too many workers miss: wait for all of them, or until the step may close."""
-    shards: PositiveInt = 1
-    """Processes that own the weights and the optimizer's state, whole tensors each; one of them coordinates."""
-    cpus_per_shard: NonNegativeFloat = 1
-    """CPU cores that each shard reserves."""
-    message_dtype: Literal["fp32", "bf16"] = "fp32"
-    """Type in which gradients travel; they are summed in that of the weights."""
-    inject: Injection | None = None
-    """Slow workers on purpose; null is none."""
 
     @model_validator(mode="after")
     def _own_parameters(self) -> Self:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from orchestrator.spec.methods.asynchronous import Asynchronous, Delayed
 from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.section import Method, PositiveFloat
 
@@ -23,7 +24,7 @@ class AllReduce(Method):
     messages. Must be null under engines with messages of their own."""
 
 
-ExchangeConfig = Annotated[AllReduce | Coded, Field(discriminator="name")]
+ExchangeConfig = Annotated[AllReduce | Coded | Asynchronous | Delayed, Field(discriminator="name")]
 
 
 class ConstantBatch(Method):

@@ -19,6 +19,8 @@ STEP_LOSS = "step_loss"
 """The optimizer is told the loss of the step over all ranks, and steps on all parameters at once."""
 HESSIAN_PRODUCTS = "hessian_products"
 """Gradients can be differentiated again: products of the loss's Hessian with a vector are summed over ranks."""
+NATIVE_STEP = "native_step"
+"""The optimizer's own step is taken on the model's parameters, whole or divided: hooks see whole layers' tensors."""
 EXACT_BATCH = frozenset({"changing_batch", "uneven_batch"})
 """The batch may change from step to step, and slices and micro-batches may differ in size; what is trained is exact."""
 
@@ -55,7 +57,7 @@ class Ddp(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {WHOLE_TENSORS, ROWS, LOCAL_GRADIENTS, STEP_LOSS, HESSIAN_PRODUCTS}
+        return EXACT_BATCH | {WHOLE_TENSORS, ROWS, LOCAL_GRADIENTS, STEP_LOSS, HESSIAN_PRODUCTS, NATIVE_STEP}
 
 
 class Mesh(Section):
@@ -97,7 +99,7 @@ class Fsdp2(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {ROWS, STEP_LOSS}
+        return EXACT_BATCH | {ROWS, STEP_LOSS, NATIVE_STEP}
 
 
 class DeepSpeed(Engine):

@@ -1,0 +1,1 @@
+"""Every push is an update: the served topology without rounds."""

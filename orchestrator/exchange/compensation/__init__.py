@@ -1,0 +1,1 @@
+"""What is done about the delay of gradients: methods that asynchronous training is compared with."""
