@@ -28,6 +28,10 @@ class RecipeError(OrchestratorError):
     """The user's recipe raised an error or returned something that its contract does not allow."""
 
 
+class DivergedError(RecipeError):
+    """The loss or a gradient is no longer finite: the weights are of no use any more."""
+
+
 class CheckpointError(OrchestratorError):
     """A checkpoint is missing, incomplete or belongs to another job."""
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.errors import RecipeError
+from orchestrator.core.errors import DivergedError
 from orchestrator.core.protocols import Tracker
 from orchestrator.train.rank_times import RankTimes
 
@@ -124,7 +124,7 @@ class Recorder:
     def _guard(self, step: int, loss: float) -> None:
         self._num_non_finite = 0 if math.isfinite(loss) else self._num_non_finite + 1
         if self._num_non_finite > self._max_non_finite:
-            raise RecipeError(
+            raise DivergedError(
                 f"The loss is {loss} at step {step}: training cannot go on. A lower learning rate, a longer "
                 "warmup or train.clip_grad_norm usually helps."
             )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from orchestrator.spec.methods.engines import LOCAL_GRADIENTS
-from orchestrator.spec.section import Method, NonNegativeFloat, PositiveInt, Section
+from orchestrator.spec.section import Method, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
@@ -73,6 +73,9 @@ class Coded(Method):
     """See `close`."""
     wait: Literal["all", "min"] = "min"
     """With a deadline that too many workers miss: wait for all of them, or until the step may close."""
+    worker_timeout_s: PositiveFloat | None = 600.0
+    """Seconds for which a worker may hold up a step that others have answered; then it is ended and replaced, as if it
+    had died. Null waits for ever."""
     shards: PositiveInt = 1
     """Processes that own the weights and the optimizer's state, whole tensors each; one of them coordinates."""
     cpus_per_shard: NonNegativeFloat = 1
