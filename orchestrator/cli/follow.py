@@ -170,7 +170,7 @@ class Follower:
             warnings = (notice for notice in feed.notices if notice.level != "info")
             updates += [replace(notice, text=f"trial {number}: {notice.text}") for notice in warnings]
             updates += [replace(evaluation, trial=number) for evaluation in feed.evaluations]
-        progress = slowest(feed.progress for feed in self._feeds if feed.progress)
+        progress = slowest(feed.progress for feed in self._feeds if feed.progress and not feed.has_failed)
         if has_moved and progress:
             updates.append(replace(progress, num_trials=len(self._feeds)))
         return updates
@@ -190,12 +190,15 @@ class _Feed:
         """Of the last look."""
         self.progress: Progress | None = None
         """The newest step; None before the first."""
+        self.has_failed = False
+        """Of a trial: whether it has ended while others of its job went on."""
 
     def look(self) -> bool:
         """Read what is new; whether steps were."""
         events, lines = parsed(self._events.lines()), parsed(self._metrics.lines())
         for event in events:
             self._length = length_of(event) or self._length
+            self.has_failed = event["event"] == "diverged" or (self.has_failed and length_of(event) is None)
         self.notices = [notice for notice in map(notice_of, events) if notice]
         evaluations = ((line["step"], evaluation_of(line)) for line in lines)
         self.evaluations = [Evaluation(step, metrics) for step, metrics in evaluations if metrics]

@@ -104,7 +104,8 @@ def progress_of(run: RunDirectory) -> Progress | None:
     Of a sweep, those of the trial that has most to do.
     """
     if trials := run.trials:
-        return slowest(trial for trial in map(progress_of, trials) if trial is not None)
+        going = [trial for trial in trials if trial.read_state()["phase"] != "failed"]
+        return slowest(trial for trial in map(progress_of, going or trials) if trial is not None)
     recent = parsed(last_lines(run.metrics_file, RATE_WINDOW))
     if not recent:
         return None

@@ -66,8 +66,12 @@ WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "resumed": _resumed,
     "phase": _phase,
     "checkpoint_saved": lambda event: Notice(f"checkpoint saved at step {event['step']:,}"),
+    "diverged": lambda event: Notice(f"ends here: {event['message']}", "warning"),
     "straggler": _straggler,
     "straggler_over": _straggler_over,
+    "worker_hung": lambda event: Notice(
+        f"rank {event['worker']} on {event['node']} does not answer and is replaced", "warning"
+    ),
     "restarting": lambda event: Notice(f"{event['message']}; restarting ({event['budget']})", "warning"),
     "gave_up": lambda event: Notice(f"not restarted ({event['budget']})", "warning"),
     "stop_requested": lambda _: Notice("somebody asked for a stop"),

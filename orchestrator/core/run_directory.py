@@ -127,6 +127,11 @@ class RunDirectory:
         return self.root / "model.safetensors"
 
     @property
+    def failure_file(self) -> Path:
+        """Of a trial, ``failure.json``: why it has ended while others of its job went on, and in which attempt."""
+        return self.root / "failure.json"
+
+    @property
     def stop_file(self) -> Path:
         """Exists while somebody asks the job to stop at the next step; trials stop with their job."""
         return (self._job or self).root / "stop_requested"

@@ -309,3 +309,6 @@ class ShardPort(Protocol):
 
     def assign(self, worker: int, assignment: Assignment | Lease) -> None:
         """Give a worker its newest assignment, or one more lease; does not wait."""
+
+    def end_worker(self, sender: Sender) -> None:
+        """Have this life of a worker ended, which answers no more, and another begun; does not wait."""

@@ -21,6 +21,7 @@ from orchestrator.spec.sweep import lists_of
 MAY_CHANGE = (
     "engine",
     "exchange.bucket_mib",
+    "exchange.worker_timeout_s",
     "resources",
     "checkpoint",
     "retries",

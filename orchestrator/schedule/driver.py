@@ -173,7 +173,9 @@ class JobDriver:
         """Optimizer steps taken, by the slowest trial of a sweep; None for a script, whose steps are not counted."""
         if self._has_script:
             return None
-        return min(map(last_step, self._trials.directories or [self._directory]))
+        if self._trials.directories:
+            return self._trials.last_step(int(self._directory.read_state().get("attempts", 0)))
+        return last_step(self._directory)
 
     def _update_state(self, **fields: Any) -> None:
         """Merge fields into the job's state, and carry what its trials share with it to theirs."""

@@ -45,6 +45,7 @@ class ShardActor:
         self._workers: dict[int, Any] = {}
         self._joined: set[Sender] = set()
         self._worked: set[Sender] = set()
+        self._overdue: set[Sender] = set()
         self._offers: dict[tuple[int, int], dict[int, Handle]] = {}
         self._offered = threading.Condition()
 
@@ -83,6 +84,10 @@ class ShardActor:
         """Whether this life of a worker has come to the end of a round."""
         return sender in self._worked
 
+    def overdue(self) -> set[Sender]:
+        """The lives of workers that have held up a round for too long."""
+        return set(self._overdue)
+
     def deliver(self, key: MessageKey, message: Any) -> bool:
         """Take a message; False where it is refused."""
         return self._links.store.put(key, message)
@@ -120,6 +125,10 @@ class ShardActor:
     def assign(self, worker: int, assignment: Assignment | Lease) -> None:
         """See ``ShardPort``."""
         self._workers[worker].assign.remote(assignment)
+
+    def end_worker(self, sender: Sender) -> None:
+        """See ``ShardPort``."""
+        self._overdue.add(sender)
 
 
 class WorkerActor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -22,7 +23,11 @@ from orchestrator.spec.methods.asynchronous import Asynchronous
 from orchestrator.spec.methods.served import Served
 
 _PLACEMENT_TIMEOUT_S = 180.0
+_JOIN_TIMEOUT_S = 600.0
+"""Between a replacement's start and its first assignment it imports the recipe and builds the models."""
 _POLL_S = 0.2
+_LOOK_S = 2.0
+"""Between two looks for workers that hang."""
 _AFTERMATH_S = 1.0
 """Who loses its neighbor fails a moment later; what failed first explains it."""
 MAX_DEATHS_IN_A_ROW = 5
@@ -33,6 +38,9 @@ MAX_DEATHS_IN_A_ROW = 5
 class _Worker:
     actor: Any
     sender: Sender
+    placed: Any
+    """The answer from where it runs."""
+    started: float = field(default_factory=time.monotonic)
     node: str = ""
     watches_node: bool = False
     """Whether the node's system metrics are this worker's to send."""
@@ -68,11 +76,13 @@ class ServedAttempt(Attempt):
         self._watched_nodes: set[str] = set()
         self._expected: set[Sender] = set()
         """Lives that have been started and have not joined."""
+        self._looked = time.monotonic()
 
     def _run(self) -> Ended | Failure:
         try:
             self._place()
-            self._start()
+            if (failure := self._start()) is not None:
+                return failure
             while (result := self._watch()) is None:
                 pass
             return result
@@ -97,7 +107,8 @@ class ServedAttempt(Attempt):
         if len(ray.wait(ready, num_returns=len(ready), timeout=_PLACEMENT_TIMEOUT_S)[0]) < len(ready):
             raise TimeoutError(f"workers and shards were not placed within {_PLACEMENT_TIMEOUT_S:g} s")
 
-    def _start(self) -> None:
+    def _start(self) -> Failure | None:
+        """Start everybody; a failure where a worker dies meanwhile."""
         exchange = self._exchange
         shard_class = ray.remote(max_concurrency=SHARD_THREADS + 1, concurrency_groups={"pull": PULL_THREADS})(
             ShardActor
@@ -110,7 +121,13 @@ class ServedAttempt(Attempt):
         self._watched_nodes.update(node for node, _ in addresses)
         senders = [Sender(worker=worker, incarnation=0) for worker in range(self._resources.workers)]
         self._workers = {sender.worker: self._new_worker(sender) for sender in senders}
-        nodes = ray.get([worker.actor.place.remote() for worker in self._workers.values()])
+        nodes = []
+        for number, worker in self._workers.items():
+            try:
+                nodes.append(ray.get(worker.placed))
+            except (RayActorError, OutOfMemoryError) as error:
+                message = f"worker {number} died before it had started"
+                return Failure(cause="worker_lost", message=message, rank=number, details=str(error))
         config = {**self._arguments, "rendezvous": f"tcp://{addresses[0][1]}"}
         for number, shard in enumerate(self._shards):
             self._runs[shard.run.remote(config, number, self._shards, nodes)] = number
@@ -118,6 +135,7 @@ class ServedAttempt(Attempt):
             worker.node, worker.watches_node = node, node not in self._watched_nodes
             self._watched_nodes.add(node)
             self._run_worker(worker)
+        return None
 
     def _placed(self, group: int, bundle: int) -> dict[str, Any]:
         strategy = PlacementGroupSchedulingStrategy(self._groups[group], placement_group_bundle_index=bundle)
@@ -131,7 +149,7 @@ class ServedAttempt(Attempt):
             **self._placed(0, sender.worker),
         ).remote(has_leases=isinstance(self._exchange, Asynchronous))
         ray.get(self._shards[0].set_worker.remote(sender.worker, actor))
-        return _Worker(actor=actor, sender=sender)
+        return _Worker(actor=actor, sender=sender, placed=actor.place.remote())
 
     def _run_worker(self, worker: _Worker) -> None:
         config = {**self._arguments, "watches_node": worker.watches_node}
@@ -156,6 +174,31 @@ class ServedAttempt(Attempt):
             else:
                 if process == 0:
                     return ended(value)
+        return self._look_around()
+
+    def _look_around(self) -> Failure | None:
+        """Now and then: replace workers that hang; a failure where a replacement does not come."""
+        if time.monotonic() - self._looked < _LOOK_S:
+            return None
+        self._looked = time.monotonic()
+        for sender in ray.get(self._shards[0].overdue.remote()):
+            run = next((run for run, process in self._runs.items() if process == sender), None)
+            if run is None:
+                continue  # it has ended by itself
+            del self._runs[run]
+            self._event("worker_hung", sender, self._workers[sender.worker].node)
+            if (failure := self._replace(sender)) is not None:
+                return failure
+        for sender in (sender for sender in self._expected if sender.incarnation):
+            worker = self._workers[sender.worker]
+            is_placed = bool(ray.wait([worker.placed], timeout=0)[0])
+            limit_s = _JOIN_TIMEOUT_S if is_placed else _PLACEMENT_TIMEOUT_S
+            if time.monotonic() - worker.started > limit_s:
+                message = (
+                    f"the replacement of worker {sender.worker} was not {'ready' if is_placed else 'placed'} "
+                    f"within {limit_s:g} s"
+                )
+                return Failure(cause="worker_lost", message=message, rank=sender.worker)
         return None
 
     def _note_joined(self) -> None:

@@ -159,7 +159,8 @@ class Retries(Section):
     """Restarts allowed over the life of the job, by cause."""
 
     worker_lost: Annotated[int, Field(ge=0)] = 10
-    """A node or worker process disappeared."""
+    """A node or worker process disappeared. With `exchange: coded` a worker is replaced without a restart, so what
+    counts is a shard, or a worker that does not come back."""
     worker_crash: Annotated[int, Field(ge=0)] = 3
     """A worker raised an error outside the recipe."""
     user_error: Annotated[int, Field(ge=0)] = 0

@@ -27,7 +27,7 @@ NOT_PART_OF_TRAINING: dict[str, Any] = {
         ("name", "engine", "resources", "checkpoint", "retries", "queue", "tracking", "storage", "env"), True
     ),
     "train": {"activation_checkpointing", "compile", "log_every"},
-    "exchange": {"bucket_mib"},
+    "exchange": {"bucket_mib", "worker_timeout_s"},
     "optimizer": {"implementation", "log_layers_every"},
     "data": {"loader_workers", "prefetch"},
 }

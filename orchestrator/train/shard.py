@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -11,8 +13,9 @@ import torch.distributed as dist
 
 from orchestrator.checkpoint.listing import latest_checkpoint, step_of
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.errors import DivergedError
 from orchestrator.core.links import ShardLinks
-from orchestrator.core.run_directory import RunDirectory
+from orchestrator.core.run_directory import RunDirectory, write_atomically
 from orchestrator.core.worker_watch import WorkerWatch
 from orchestrator.exchange.asynchronous.push_log import PushLog
 from orchestrator.exchange.asynchronous.pushes import Pushes
@@ -23,8 +26,9 @@ from orchestrator.spec.load import load_recipe_job
 from orchestrator.spec.methods.asynchronous import Asynchronous
 from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.served import Served
+from orchestrator.spec.problems import shown
 from orchestrator.spec.push_order import read_order
-from orchestrator.spec.sweep import trials_of
+from orchestrator.spec.sweep import assignments_of, trials_of
 from orchestrator.tracking.tracker import EventTracker
 from orchestrator.train.context import RankContext
 from orchestrator.train.process import own_process
@@ -73,7 +77,11 @@ def main(
                 Training(trial, context, tracking_uri, run_id or mlflow_run_id)
                 for trial, context, run_id in _trials(spec, directory, attempt, collectives, nodes, links)
             ]
-            return _train_all(trainings)
+            if not spec.sweep:
+                return trainings[0].run()
+            note = TrialFailures(directory, attempt) if shard == 0 else None
+            results, diverged = train_side_by_side([training.run for training in trainings], note)
+            return _joined(spec, results, diverged if shard == 0 else {})
 
 
 def _trials(
@@ -138,14 +146,70 @@ def _watch(directory: RunDirectory, links: ShardLinks, last_step: int) -> Worker
     return WorkerWatch(directory, EventTracker(directory), links.nodes, last_step=last_step)
 
 
-def _train_all(trainings: list[Training]) -> dict[str, Any]:
-    """Train all models side by side; the first failure is raised at once, the others end with the process."""
-    if len(trainings) == 1:
-        return trainings[0].run()
-    threads = ThreadPoolExecutor(len(trainings), thread_name_prefix="model")
+class TrialFailures:
+    """Leaves in a trial's run directory why it has ended, for the driver, while the other trials go on.
+
+    Args:
+        directory: of the job.
+        attempt: life of the job, from 1.
+    """
+
+    def __init__(self, directory: RunDirectory, attempt: int) -> None:
+        self._directory = directory
+        self._attempt = attempt
+
+    def __call__(self, number: int, message: str) -> None:
+        """Note that a trial has diverged."""
+        trial = self._directory.trial(number)
+        note = {"attempt": self._attempt, "reason": "diverged", "message": message}
+        write_atomically(trial.failure_file, json.dumps(note))
+        trial.event("diverged", {"message": message})
+
+
+def train_side_by_side(
+    runs: Sequence[Callable[[], dict[str, Any]]], note: Callable[[int, str], None] | None
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Train all models of a sweep at the same time; one that diverges ends alone.
+
+    Any other failure is raised at once; what still trains then ends with the process.
+
+    Args:
+        runs: trains each model to its end.
+        note: told of a model that has diverged, and why.
+
+    Returns:
+        What the trainings returned, those that diverged left out; and why each of these did, by number.
+    """
+    threads = ThreadPoolExecutor(len(runs), thread_name_prefix="model")
+    results: list[dict[str, Any]] = []
+    diverged: dict[int, str] = {}
     try:
-        results = [future.result() for future in as_completed([threads.submit(t.run) for t in trainings])]
+        numbers = {threads.submit(run): number for number, run in enumerate(runs)}
+        for future in as_completed(numbers):
+            try:
+                results.append(future.result())
+            except DivergedError as error:
+                diverged[numbers[future]] = str(error)
+                if note is not None:
+                    note(numbers[future], str(error))
     finally:
         threads.shutdown(wait=False)
-    outcome = "stopped" if any(result["outcome"] == "stopped" for result in results) else "finished"
-    return {"outcome": outcome, "step": min(result["step"] for result in results)}
+    return results, diverged
+
+
+def _joined(spec: JobSpec, results: list[dict[str, Any]], diverged: dict[int, str]) -> dict[str, Any]:
+    """What has become of a sweep.
+
+    Raises:
+        DivergedError: where all other trials are finished, naming those that diverged.
+    """
+    is_stopped = any(result["outcome"] == "stopped" for result in results)
+    if diverged and not is_stopped:
+        assignments = assignments_of(spec)
+        told = [
+            f"trial {number} ({', '.join(f'{path} = {shown(value)}' for path, value in assignments[number].items())}): "
+            f"{message}"
+            for number, message in sorted(diverged.items())
+        ]
+        raise DivergedError(f"{len(diverged)} of {len(assignments)} trials diverged: {' '.join(told)}")
+    return {"outcome": "stopped" if is_stopped else "finished", "step": min((r["step"] for r in results), default=0)}

@@ -152,6 +152,8 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
         "phase 2 of 2 starts at step 7,038: 32,768 samples per step",
     ),
     "checkpoint_saved": ({"step": 1200, "path": "x"}, "checkpoint saved at step 1,200"),
+    "diverged": ({"message": "The loss is nan at step 3."}, "ends here: The loss is nan at step 3."),
+    "worker_hung": ({"worker": 3, "node": "10.0.0.7", "life": 2}, "rank 3 on 10.0.0.7 does not answer and is replaced"),
     "straggler": (
         {"worker": 3, "node": "10.0.0.7", "ratio": 1.84, "since_step": 1200, "num_steps": 21},
         "rank 3 on 10.0.0.7 is slow: 1.8x the time of the others since step 1,200",

@@ -11,6 +11,7 @@ import pytest
 from cli.conftest import SPEC
 
 from orchestrator.cli.follow import Evaluation, Follower, Length, Progress, slowest
+from orchestrator.cli.jobs import progress_of
 from orchestrator.cli.notices import Notice
 from orchestrator.cli.report import line_of
 from orchestrator.cli.workers import slowest_worker
@@ -115,6 +116,26 @@ def test_the_progress_of_a_sweep_is_that_of_the_slowest_trial(run: RunDirectory)
     # Trial 0 has taken the fewest steps, and all of them.
     assert (progress.metrics["step"], progress.length, progress.num_trials) == (10, Length(20, 200), 4)
     assert line_of(progress) == "4 trials, the slowest at step 10/20  1 s left"
+
+
+def test_a_trial_that_diverged_is_told_and_holds_up_nothing(run: RunDirectory) -> None:
+    follower = Follower(run)
+    for trial in run.trials:
+        announce(trial, 20)
+        log(trial, 3)
+    run.trial(2).event("diverged", {"message": "The loss is nan at step 3."})
+    run.trial(2).update_state(phase="failed")
+    for number in (0, 1, 3):
+        log(run.trial(number), 12)
+    *_, warning, progress = follower.poll()
+    assert warning == Notice("trial 2: ends here: The loss is nan at step 3.", "warning")
+    assert progress.metrics["step"] == 12
+    assert progress_of(run).metrics["step"] == 12
+    # A job that goes on takes its steps again.
+    announce(run.trial(2), 20)
+    log(run.trial(2), 4)
+    *_, progress = follower.poll()
+    assert progress.metrics["step"] == 4
 
 
 def test_a_finished_trial_does_not_hold_up_what_is_told_after_a_restart(run: RunDirectory) -> None:

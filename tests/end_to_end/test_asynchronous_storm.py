@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from end_to_end.test_served import events, processes
-from end_to_end.user import lines, run, start, state, steps, wait_until, write_job
+from end_to_end.user import lines, start, state, steps, wait_until, write_job
 
 from orchestrator.spec.push_order import read_order
 

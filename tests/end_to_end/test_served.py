@@ -110,3 +110,47 @@ def test_a_sweep_trains_its_models_over_the_same_workers(tmp_path: Path) -> None
     expected = load_file(tmp_path / "alone/runs/tiny/model.safetensors")
     for name, tensor in load_file(job / "trials" / "1" / "model.safetensors").items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    short = SPEC.replace(f"steps: {STEPS}", "steps: 30").replace("sleep_s: 0.1", "sleep_s: 0.0")
+    # Without replicas nobody else has its chunk.
+    coded = "exchange: {name: coded, scheme: uncoded, cpus_per_shard: 0.5, worker_timeout_s: 2}\n"
+    run_directory = tmp_path / "runs" / "tiny"
+    job = write_job(
+        tmp_path / "job", short[: short.index("exchange:")].replace("sleep_s: 0.0", "sleep_s: 0.05") + coded
+    )
+    process = start("run", job, "--storage", tmp_path / "runs")
+    wait_until(lambda: len(steps(run_directory)) >= 3, "3 steps")
+    hung = processes(run_directory, "Worker")[2]
+    hung.suspend()
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "does not answer and is replaced" in output
+    (event,) = events(run_directory, "worker_hung")
+    assert [lost["worker"] for lost in events(run_directory, "worker_lost")] == [event["worker"]]
+    assert not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE
+    assert state(run_directory)["attempts"] == 1
+    assert steps(run_directory) == list(range(1, 31))
+
+
+def test_a_trial_that_diverges_fails_alone(tmp_path: Path) -> None:
+    plain = (
+        SPEC[: SPEC.index("exchange:")].replace(f"steps: {STEPS}", "steps: 12").replace("sleep_s: 0.1", "sleep_s: 0")
+    )
+    plain = plain.replace("{name: lamb, lr: 0.02}", "{name: sgd, lr: 0.02}").replace(", clip_grad_norm: 0.5", "")
+    coded = "exchange: {name: coded, shards: 2, cpus_per_shard: 0.5}\nsweep: {optimizer.lr: [0.02, 1.0e+38, 0.04]}\n"
+    code, output = run("run", write_job(tmp_path / "job", plain + coded), "--storage", tmp_path / "runs")
+    assert code == 1, output
+    job = tmp_path / "runs" / "tiny"
+    assert state(job)["message"].startswith("1 of 3 trials diverged: trial 1 (optimizer.lr = 1e+38): The gradients of")
+    assert state(job)["attempts"] == 1
+    trials = [job / "trials" / str(number) for number in range(3)]
+    assert [state(trial)["phase"] for trial in trials] == ["succeeded", "failed", "succeeded"]
+    assert state(trials[1])["reason"] == "diverged"
+    assert [(trial / "model.safetensors").exists() for trial in trials] == [True, False, True]
+    assert steps(trials[2]) == list(range(1, 13))
+    assert "trial 1: ends here: The gradients of" in output
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    statuses = [client.get_run(state(trial)["mlflow_run_id"]).info.status for trial in trials]
+    assert statuses == ["FINISHED", "FAILED", "FINISHED"]

@@ -14,8 +14,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import UnsupportedLayoutError
 from orchestrator.core.layout import ShardLayout
-from orchestrator.optim.adafactor import Adafactor, build_adafactor
 from orchestrator.core.sums import squares, sums_along
+from orchestrator.optim.adafactor import Adafactor, build_adafactor
 from orchestrator.spec.methods.factored_optimizers import Adafactor as AdafactorConfig
 
 SHAPES = [(), (1,), (9,), (1, 1), (7, 5), (1, 6), (6, 1), (3, 2, 4), (2, 3, 4, 5)]

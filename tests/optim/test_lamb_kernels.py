@@ -16,6 +16,7 @@ from gloo import run_on_ranks
 from torch import Tensor
 
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.sums import sum_of_squares
 from orchestrator.optim.kernels.choice import choose_lamb
 from orchestrator.optim.kernels.compiled import CompiledLamb
 from orchestrator.optim.kernels.fused import FusedLamb, load_library
@@ -27,7 +28,6 @@ from orchestrator.optim.kernels.lamb import (
     UnavailableError,
     trust_ratios,
 )
-from orchestrator.core.sums import sum_of_squares
 
 # Nothing, one element, fewer and more than a vector, around a block, around a chunk (16,384), around what one thread
 # takes alone (65,536), and odd sizes between.

@@ -68,6 +68,25 @@ def test_a_trial_with_its_final_weights_has_succeeded_whatever_becomes_of_the_jo
     assert job.trial(1).read_state()["finished_at"] > finished_at
 
 
+def test_a_trial_that_diverged_has_failed_while_others_go_on(job: RunDirectory) -> None:
+    states = TrialStates(job.trials)
+    log(job.trial(0), 2)
+    log(job.trial(1), 5)
+    note = {"attempt": 1, "reason": "diverged", "message": "The loss is nan at step 2."}
+    job.trial(0).failure_file.write_text(json.dumps(note), encoding="utf-8")
+    states.follow("running", 1)
+    assert told(job, "phase", "reason", "message") == [
+        ("failed", "diverged", "The loss is nan at step 2."),
+        ("running", None, None),
+    ]
+    assert job.trial(0).read_state()["finished_at"] is not None
+    assert states.last_step(1) == 5  # of those that go on
+    # The next attempt takes its steps again.
+    states.follow("running", 2)
+    assert told(job, "phase", "reason", "message", "finished_at") == [("running", None, None, None)] * 2
+    assert states.last_step(2) == 2
+
+
 def test_what_stays_the_same_is_not_written_again(job: RunDirectory) -> None:
     states = TrialStates(job.trials)
     states.follow("running", 1)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from orchestrator.core.coding.build import build_scheme
 from orchestrator.core.coding.waiting import WaitRule
-from orchestrator.core.errors import RecipeError
 from orchestrator.core.served import (
     Assignment,
     ChunkReport,
@@ -22,7 +19,7 @@ from orchestrator.core.served import (
     Submitted,
     Work,
 )
-from orchestrator.exchange.served.coordinator import Closed, Coordinator, RoundSummary
+from orchestrator.exchange.served.coordinator import Closed, Coordinator, GivenUp, RoundSummary
 
 
 def work(model: int = 0, step: int = 0) -> Work:
@@ -38,16 +35,26 @@ class Stage:
     def __init__(self, scheme: str, workers: int, *, models: int = 1, rule: WaitRule | None = None, **parameters: Any):
         self.assigned: dict[int, Assignment] = {}
         self.closed: list[Closed] = []
+        self.given_up: list[GivenUp] = []
         self.rounds: list[RoundSummary] = []
+        self.overdue: list[Sender] = []
         self.coordinator = Coordinator(
             build_scheme(scheme, workers, **parameters),
             rule or WaitRule(kind="first"),
             num_models=models,
             assign=self.assigned.__setitem__,
-            on_closed=self.closed.append,
+            on_closed=self._end,
             on_round=self.rounds.append,
+            on_overdue=self.overdue.append,
+            worker_timeout_s=10.0,
         )
         self.lives = dict.fromkeys(range(workers), 0)
+
+    def _end(self, job: Closed | GivenUp) -> None:
+        if isinstance(job, GivenUp):
+            self.given_up.append(job)
+        else:
+            self.closed.append(job)
 
     def sender(self, worker: int) -> Sender:
         return Sender(worker=worker, incarnation=self.lives[worker])
@@ -58,6 +65,7 @@ class Stage:
 
     def finish(self, worker: int, now: float = 1.0, *, assignment: Assignment | None = None, **fields: Any) -> None:
         done = assignment or self.assigned[worker]
+        refused = fields.get("rejected", ())
         reports = {
             (task.job, chunk): ChunkReport(weight=1.0, metrics={"loss": float(chunk)})
             for task in done.tasks
@@ -70,7 +78,7 @@ class Stage:
                 seconds=now,
                 reports=reports,
                 num_elements=4,
-                sent=tuple((task.job, task.slot) for task in done.tasks),
+                sent=tuple(key for key in ((task.job, task.slot) for task in done.tasks) if key not in refused),
                 **fields,
             ),
             now,
@@ -145,6 +153,41 @@ def test_the_history_of_a_round_is_told_when_the_next_has_closed() -> None:
     assert summary.left == (2, 3)
 
 
+def test_who_holds_up_a_round_for_too_long_is_told_once() -> None:
+    stage = Stage("uncoded", 3)
+    stage.join(0, 1, 2)
+    stage.submit(0)
+    stage.coordinator.tick(100.0)  # nobody has answered: the work may be that long
+    assert stage.coordinator.next_check() is None
+    stage.finish(0, 100.0)
+    assert stage.coordinator.next_check() == 110.0
+    stage.finish(1, 104.0)
+    assert stage.coordinator.next_check() == 114.0
+    stage.coordinator.tick(113.9)
+    assert stage.overdue == []
+    stage.coordinator.tick(114.0)
+    hung = stage.sender(2)
+    assert stage.overdue == [hung]
+    assert stage.coordinator.next_check() is None
+    stage.coordinator.handle(Lost(hung), 115.0)
+    stage.lives[2] = 1
+    stage.join(2, now=120.0)
+    assert stage.coordinator.next_check() == 130.0  # its replacement has as long again
+    stage.finish(2, 125.0)
+    assert len(stage.closed) == 1
+    assert stage.overdue == [hung]
+
+
+def test_who_is_late_while_others_close_the_rounds_holds_up_nothing() -> None:
+    stage = Stage("fractional", 2, stragglers=1)
+    stage.join(0, 1)
+    for job in range(3):
+        stage.submit(job, now=20.0 * job)
+        stage.finish(0, 20.0 * job + 1)
+        stage.coordinator.tick(20.0 * job + 19)
+    assert stage.overdue == []
+
+
 def test_a_deadline_is_kept_by_the_clock() -> None:
     stage = Stage("ignore", 4, stragglers=2, rule=WaitRule(kind="deadline", mu=1.0))
     stage.join(0, 1, 2, 3)
@@ -160,7 +203,7 @@ def test_a_deadline_is_kept_by_the_clock() -> None:
     assert closed.decoded.coverage == 0.5
 
 
-def test_a_round_that_can_never_close_is_an_error() -> None:
+def test_a_job_whose_gradients_are_refused_of_all_who_have_them_is_given_up() -> None:
     stage = Stage("fractional", 4, stragglers=1)
     stage.join(0, 1, 2, 3)
     stage.submit(6)
@@ -168,8 +211,32 @@ def test_a_round_that_can_never_close_is_an_error() -> None:
     stage.finish(0, rejected=((0, 0),))
     stage.finish(2, rejected=((0, 0),))
     stage.finish(1)
-    with pytest.raises(RecipeError, match="gradients of step 1 are not finite on workers 0, 2"):
-        stage.finish(3)
+    stage.finish(3)
+    (given_up,) = stage.given_up
+    assert given_up.job == 0
+    assert given_up.message.startswith("The gradients of step 1 are not finite on workers 0, 2: ")
+    assert stage.closed == []
+
+
+def test_what_was_sent_for_the_jobs_of_other_models_counts() -> None:
+    stage = Stage("m_sgc", 3, models=3, burst=1, window=2, max_stragglers=0)
+    stage.join(0, 1, 2)
+    for job in range(3):
+        stage.submit(job, model=job)
+    for worker in range(3):
+        stage.finish(worker, 1.0)
+    for worker in range(3):  # round 1 ends job 0 and begins job 1, which has diverged
+        tasks = stage.assigned[worker].tasks
+        stage.finish(worker, 2.0, rejected=tuple((task.job, task.slot) for task in tasks if task.job == 1))
+    assert [closed.decoded.job for closed in stage.closed] == [0]
+    assert [job.job for job in stage.given_up] == [1]
+    stage.coordinator.handle(Retired(1), 2.5)
+    for now in (3.0, 4.0):
+        assert {task.job for assignment in stage.assigned.values() for task in assignment.tasks} <= {2, 3}
+        stage.submit(3, model=0, now=now)
+        for worker in range(3):
+            stage.finish(worker, now)
+    assert [closed.decoded.job for closed in stage.closed] == [0, 2]
 
 
 def test_a_refused_message_is_not_waited_for() -> None:

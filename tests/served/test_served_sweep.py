@@ -1,5 +1,6 @@
 """Several models over the same workers: each is trained as it would be alone."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ SCHEMES = {
 }
 
 
-def prepared(folder: Path, exchange: dict[str, Any]) -> tuple[RunDirectory, JobSpec]:
-    spec = tiny_spec(**JOB, sweep=SWEEP, exchange={"name": "coded", **exchange})
+def prepared(folder: Path, exchange: dict[str, Any], sweep: dict[str, Any] = SWEEP) -> tuple[RunDirectory, JobSpec]:
+    spec = tiny_spec(**JOB, sweep=sweep, exchange={"name": "coded", **exchange})
     directory = make_run_directory(folder / "tiny", spec)
     prepare_trials(directory, spec)
     for trial in directory.trials:
@@ -89,3 +90,18 @@ def test_a_stopped_sweep_goes_on(alone: list[RunDirectory], tmp_path: Path) -> N
     assert [outcome for outcome, _ in results] == ["finished"] * 3
     for trial, expected in zip(directory.trials, alone, strict=True):
         assert_same_weights(expected, trial, atol=1e-6)
+
+
+@pytest.mark.parametrize("exchange", [SCHEMES["m_sgc"], SCHEMES["fractional"]], ids=["m_sgc", "fractional"])
+def test_a_trial_that_diverges_ends_alone(exchange: dict[str, Any], alone: list[RunDirectory], tmp_path: Path) -> None:
+    sweep = {"zip": {**SWEEP["zip"], "optimizer.lr": [0.02, 1e38, 0.1]}}
+    directory, _ = prepared(tmp_path, exchange, sweep=sweep)
+    results, _ = train_models(directory, directory.trials)
+    assert [outcome for outcome, _ in results] == ["finished", "diverged", "finished"]
+    # Nothing is left of the messages of jobs that were given up.
+    for number in (0, 2):
+        assert_same_weights(alone[number], directory.trial(number), atol=1e-6)
+    failure = json.loads(directory.trial(1).failure_file.read_text(encoding="utf-8"))
+    assert failure["attempt"] == 1
+    assert "not finite" in failure["message"]
+    assert not directory.trial(1).model_file.exists()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ from orchestrator.train.chunk_worker import ChunkWorker
 from orchestrator.train.export import export_weights
 from orchestrator.train.lease_worker import LeaseWorker
 from orchestrator.train.phases import train_phases
-from orchestrator.train.shard import open_pushes, open_rounds
+from orchestrator.train.shard import TrialFailures, open_pushes, open_rounds, train_side_by_side
 
 Hook = Callable[["ThreadPort", MessageKey, NDArray[Any]], NDArray[Any]]
 
@@ -139,6 +140,9 @@ class Cluster:
     def assign(self, worker: int, assignment: Assignment | Lease) -> None:
         self.ports[worker].mailbox.put(assignment)
 
+    def end_worker(self, sender: Sender) -> None:
+        raise AssertionError(f"{sender} hangs")
+
 
 def train_served(directory: RunDirectory, *, on_push: Hook | None = None) -> tuple[str, ListTracker, Cluster]:
     """Train the prepared job with worker threads; leaves ``model.safetensors``."""
@@ -149,7 +153,11 @@ def train_served(directory: RunDirectory, *, on_push: Hook | None = None) -> tup
 def train_models(
     directory: RunDirectory, trials: Sequence[RunDirectory], *, on_push: Hook | None = None
 ) -> tuple[list[tuple[str, ListTracker]], Cluster]:
-    """Train the models of a prepared job side by side, one for each trial; leaves every ``model.safetensors``."""
+    """Train the models of a prepared job side by side, one for each trial; leaves every ``model.safetensors``.
+
+    Raises:
+        DivergedError: of a job without trials; a trial has the outcome "diverged".
+    """
     spec = load_recipe_job(directory.resolved_spec)
     cluster = Cluster(spec, directory, on_push=on_push)
     is_coded = isinstance(spec.exchange, Coded)
@@ -162,12 +170,19 @@ def train_models(
         place = ServedPlace(links=cluster.links, rounds=rounds, pushes=pushes, model=model)
         context = replace(base, run_directory=trial, served=place)
         trainings.append((assemble(trial_spec, context, tracker), context, tracker))
+    outcomes = ["diverged"] * len(trials)
+
+    def train(model: int) -> dict[str, Any]:
+        outcomes[model], step = train_phases(*trainings[model])
+        export_weights(trials[model].checkpoints / f"step_{step}", trials[model].model_file)
+        return {"outcome": outcomes[model], "step": step}
+
     cluster.start()  # after the shard's models are made: the threads share torch's generator
     try:
-        with ThreadPoolExecutor(len(trainings)) as threads:
-            results = list(threads.map(lambda training: train_phases(*training), trainings))
+        if spec.sweep:
+            train_side_by_side([partial(train, model) for model in range(len(trials))], TrialFailures(directory, 1))
+        else:
+            train(0)
     finally:
         cluster.stop()
-    for trial, (_, step) in zip(trials, results, strict=True):
-        export_weights(trial.checkpoints / f"step_{step}", trial.model_file)
-    return [(outcome, tracker) for (outcome, _), (_, _, tracker) in zip(results, trainings, strict=True)], cluster
+    return [(outcome, tracker) for outcome, (_, _, tracker) in zip(outcomes, trainings, strict=True)], cluster

@@ -36,10 +36,6 @@ MAX_CODE_RESIDUAL = {True: 1e-9, False: 1e-7}
 """Largest residual of a code that is taken, by whether it is checked with every set of stragglers."""
 MAX_RESIDUAL = 1e-6
 """Largest residual of a decode vector that is used: far below the rounding errors of 32-bit messages."""
-UNIT_ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
-"""Largest relative error of rounding to a type."""
-MAX_MESSAGE_ERROR = 0.02
-"""Largest relative error of a gradient, from rounding its messages, that training should bear."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,17 +59,6 @@ class CyclicCode:
         """Chunks of a worker's message, in ascending order, and their coefficients."""
         chunks = np.flatnonzero(self.matrix[worker])
         return tuple(chunks.tolist()), tuple(self.matrix[worker, chunks].tolist())
-
-
-def loses_precision(amplification: float, message_dtype: str) -> bool:
-    """Whether a code makes too much of the rounding of its messages: more than ``MAX_MESSAGE_ERROR`` of a gradient.
-
-    Args:
-        amplification: Of the code; 1 for uncoded messages and fractional repetition.
-        message_dtype: One of ``UNIT_ROUNDOFF``.
-    """
-    # Over the values of a gradient, the root mean square of the rounding error is 0.4 of the largest.
-    return amplification * 0.4 * UNIT_ROUNDOFF[message_dtype] > MAX_MESSAGE_ERROR
 
 
 @lru_cache(maxsize=16)

@@ -104,7 +104,8 @@ def _never_closes(times_s: NDArray[np.float64]) -> UndecodableError:
 class RoundClock:
     """The same decision while a round runs: told of each arrival, it says when the round closes.
 
-    Made after ``scheme.begin``. Ask ``closes`` after each arrival and loss, and at the moment of ``next_check_s``.
+    Made after ``scheme.begin``. Ask ``closes`` after each arrival, and at the moment of ``next_check_s``. Nobody is
+    given up: a worker that is lost is replaced, and what it lacks comes from its replacement.
     """
 
     def __init__(self, scheme: Scheme, rule: WaitRule) -> None:
@@ -112,7 +113,6 @@ class RoundClock:
         self._rule = rule
         self._is_busy = scheme.loads() > 0
         self._times_s = np.where(self._is_busy, inf, 0.0)
-        self._is_lost = np.zeros_like(self._is_busy)
         self.waited_out = False
         """Whether the round goes on beyond its deadline, as the scheme could not close it there."""
 
@@ -125,31 +125,21 @@ class RoundClock:
         """All messages of a worker are there, so many seconds after the start of the round."""
         self._times_s[worker] = min(self._times_s[worker], elapsed_s)
 
-    def lost(self, worker: int) -> None:
-        """A worker will send no further message; what it has sent stays."""
-        self._is_lost[worker] = True
-
     def closes(self, elapsed_s: float) -> bool:
-        """Whether the round closes now, so many seconds after its start.
-
-        Raises:
-            UndecodableError: where it cannot close, as the workers that are still missing are lost.
-        """
+        """Whether the round closes now, so many seconds after its start."""
         if not self._is_busy.any():
             return True
         arrived = self.workers
-        is_settled = bool((arrived | self._is_lost).all())
+        is_complete = bool(arrived.all())
         has_arrival = bool(arrived[self._is_busy].any())
         may_close = has_arrival and self._scheme.may_close(arrived)
-        if is_settled and not may_close:
-            raise _never_closes(self._times_s)
         if self._rule.kind == "first" or not has_arrival:
             return may_close
         deadline_s = self._deadline_s()
-        if elapsed_s < deadline_s and not is_settled:
+        if elapsed_s < deadline_s and not is_complete:
             return False
         self.waited_out = not self._scheme.may_close(self._times_s <= deadline_s)
-        return is_settled or (may_close and not (self.waited_out and self._rule.wait == "all"))
+        return is_complete or (may_close and not (self.waited_out and self._rule.wait == "all"))
 
     def next_check_s(self) -> float | None:
         """Seconds after the start at which to ask again even if nothing arrives; None where only arrivals matter."""

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from orchestrator.core.coding.scheme import Decoded, Scheme, Workers
 from orchestrator.core.coding.waiting import RoundClock, WaitRule
-from orchestrator.core.errors import RecipeError
 from orchestrator.core.served import (
     Assignment,
     ChunkReport,
@@ -47,6 +46,15 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """One job that will never be decoded: gradients are not finite, whoever computes them."""
+
+    job: int
+    message: str
+    """One sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundSummary:
     """What became of one round, for the history."""
 
@@ -69,9 +77,12 @@ class _OpenRound:
     request: RoundRequest | None
     """Of the job that began; None where the turn was that of a model that trains no further."""
     arrived: Workers
-    refused: set[int] = field(default_factory=set)
-    """Workers with a message that is not finite."""
-    assigned: set[int] = field(default_factory=set)
+    heard: float | None = None
+    """When the newest answer of a worker came; None before the first."""
+    refused: dict[int, Finished] = field(default_factory=dict)
+    """By worker: what it said of a message that is not finite."""
+    assigned: dict[int, float] = field(default_factory=dict)
+    """By worker that is at work, since when."""
     finished: dict[int, Finished] = field(default_factory=dict)
 
     def summary(self, request: RoundRequest, now: float) -> RoundSummary:
@@ -95,8 +106,10 @@ class Coordinator:
         rule: when a round closes.
         num_models: models that take turns: job t is of model t mod num_models.
         assign: gives a worker its newest assignment.
-        on_closed: is given every decoded job.
+        on_closed: is given every decoded job, and those that are given up.
         on_round: is given the history of every round.
+        on_overdue: is told of the life of a worker that holds up a round for too long.
+        worker_timeout_s: how long that is, from the newest answer of another worker; None is for ever.
     """
 
     def __init__(
@@ -106,8 +119,10 @@ class Coordinator:
         *,
         num_models: int,
         assign: Callable[[int, Assignment], None],
-        on_closed: Callable[[Closed], None],
+        on_closed: Callable[[Closed | GivenUp], None],
         on_round: Callable[[RoundSummary], None],
+        on_overdue: Callable[[Sender], None],
+        worker_timeout_s: float | None,
     ) -> None:
         self._scheme = scheme
         self._rule = rule
@@ -116,6 +131,9 @@ class Coordinator:
         self._assign = assign
         self._on_closed = on_closed
         self._on_round = on_round
+        self._on_overdue = on_overdue
+        self._worker_timeout_s = worker_timeout_s
+        self._overdue: set[Sender] = set()
         self._live: dict[int, Sender] = {}
         self._next_round = 0
         self._submitted: dict[int, Work] = {}
@@ -127,17 +145,13 @@ class Coordinator:
         """By job: the chunks in the message of (worker, slot)."""
 
     def handle(self, event: Event, now: float) -> None:
-        """Take one event that has happened by ``now``, in seconds of any steady clock.
-
-        Raises:
-            RecipeError: where so many messages are not finite that the round can never close.
-        """
+        """Take one event that has happened by ``now``, in seconds of any steady clock."""
         match event:
             case Submitted(job, work):
                 self._submitted[job] = work
                 self._open_next(now)
             case Joined(sender):
-                self._join(sender)
+                self._join(sender, now)
             case Lost(sender):
                 self._lose(sender)
             case Finished():
@@ -146,12 +160,12 @@ class Coordinator:
                 self._retired.add(model)
                 self._open_next(now)
 
-    def _join(self, sender: Sender) -> None:
+    def _join(self, sender: Sender, now: float) -> None:
         # It takes part in the open round at once: without it the round may have nobody for some chunk.
         self._live[sender.worker] = sender
         if self._open is not None:
-            self._open.refused.discard(sender.worker)
-            self._open.assigned.add(sender.worker)
+            self._open.refused.pop(sender.worker, None)
+            self._open.assigned[sender.worker] = now
             self._assign(sender.worker, self._open.assignments[sender.worker])
 
     def _lose(self, sender: Sender) -> None:
@@ -160,7 +174,7 @@ class Coordinator:
             return
         del self._live[sender.worker]
         if self._open is not None and not self._open.arrived[sender.worker]:
-            self._open.assigned.discard(sender.worker)
+            self._open.assigned.pop(sender.worker, None)
 
     def _finish(self, finished: Finished, now: float) -> None:
         worker = finished.sender.worker
@@ -175,16 +189,22 @@ class Coordinator:
             return
         if not finished.complete:
             return
+        current.heard = now
         if finished.rejected:
-            current.refused.add(worker)
+            current.refused[worker] = finished
         else:
-            for (job, chunk), report in finished.reports.items():
-                self._reports.setdefault(job, {}).setdefault(chunk, report)
-            current.arrived[worker] = True
-            current.clock.arrived(worker, now - current.started)
+            self._arrive(current, finished, now)
             self.tick(now)
         if self._open is current:
             self._refuse_to_wait_for_ever(current, now)
+
+    def _arrive(self, current: _OpenRound, finished: Finished, now: float) -> None:
+        """A worker's messages count for the round."""
+        for (job, chunk), report in finished.reports.items():
+            if job in self._submitted:
+                self._reports.setdefault(job, {}).setdefault(chunk, report)
+        current.arrived[finished.sender.worker] = True
+        current.clock.arrived(finished.sender.worker, now - current.started)
 
     def _credit(self, finished: Finished) -> None:
         """Messages of a round that closed without their worker may still be of use to a job in flight."""
@@ -195,11 +215,29 @@ class Coordinator:
                     self._reports.setdefault(job, {}).setdefault(chunk, finished.reports[job, chunk])
 
     def tick(self, now: float) -> None:
-        """Close the open round where it may close by now."""
+        """Close the open round where it may close by now; tell who holds it up where it may not."""
         current = self._open
-        if current is not None and current.clock.closes(now - current.started):
+        if current is None:
+            return
+        if current.clock.closes(now - current.started):
             self._close(current, now)
             self._open_next(now)
+            return
+        for sender, moment in self._overdue_at(current).items():
+            if moment <= now:
+                self._overdue.add(sender)
+                self._on_overdue(sender)
+
+    def _overdue_at(self, current: _OpenRound) -> dict[Sender, float]:
+        """When those who are still at work in the round will have held it up for too long."""
+        if self._worker_timeout_s is None or current.heard is None:
+            return {}
+        missing = (w for w in current.assigned if not current.arrived[w] and w not in current.refused)
+        return {
+            self._live[w]: max(current.heard, current.assigned[w]) + self._worker_timeout_s
+            for w in missing
+            if self._live[w] not in self._overdue
+        }
 
     def end(self, now: float) -> None:
         """Tell the history of the round before the open one, or of the last one where nothing more will happen."""
@@ -212,7 +250,8 @@ class Coordinator:
         if self._open is None:
             return None
         seconds = self._open.clock.next_check_s()
-        return None if seconds is None else self._open.started + seconds
+        moments = [*self._overdue_at(self._open).values(), *([] if seconds is None else [self._open.started + seconds])]
+        return min(moments, default=None)
 
     def _open_next(self, now: float) -> None:
         index = self._next_round
@@ -230,7 +269,7 @@ class Coordinator:
             assignments=assignments,
             request=None if is_idle_turn else self._submitted[index].request,
             arrived=np.zeros(self._scheme.num_workers, dtype=bool),
-            assigned=set(self._live),
+            assigned=dict.fromkeys(self._live, now),
         )
         for worker in self._live:
             self._assign(worker, assignments[worker])
@@ -265,19 +304,31 @@ class Coordinator:
         self._before = current
 
     def _refuse_to_wait_for_ever(self, current: _OpenRound, now: float) -> None:
-        waits_for = set(range(self._scheme.num_workers)) - current.refused - set(np.flatnonzero(current.arrived))
+        """Where nobody is left to wait for, close the round; without the jobs whose messages are refused if need be."""
+        waits_for = set(range(self._scheme.num_workers)) - current.refused.keys() - set(np.flatnonzero(current.arrived))
         if not current.refused or waits_for:
             return
-        if self._scheme.may_close(current.arrived):  # nobody is left to wait for, whatever the rule says
-            self._close(current, now)
-            self._open_next(now)
-            return
+        if not self._scheme.may_close(current.arrived):
+            self._give_up(current)
+            # What the same workers have sent for other jobs is as good as anybody's.
+            for finished in current.refused.values():
+                self._arrive(current, finished, now)
+        self._close(current, now)
+        self._open_next(now)
+
+    def _give_up(self, current: _OpenRound) -> None:
+        """Give up the jobs that refused messages are of; those of other models go on."""
         workers = ", ".join(map(str, sorted(current.refused)))
-        step = "" if current.request is None else f" of step {current.request.step + 1}"
-        raise RecipeError(
-            f"The gradients{step} are not finite on workers {workers}: training cannot go on. A lower learning rate, a "
-            "longer warmup or train.clip_grad_norm usually helps."
-        )
+        refused = {job for finished in current.refused.values() for job, _ in finished.rejected}
+        for job in sorted(refused & self._submitted.keys()):
+            step = self._submitted.pop(job).request.step + 1
+            self._chunks.pop(job, None)
+            self._reports.pop(job, None)
+            message = (
+                f"The gradients of step {step} are not finite on workers {workers}: training cannot go on. A lower "
+                "learning rate, a longer warmup or train.clip_grad_norm usually helps."
+            )
+            self._on_closed(GivenUp(job=job, message=message))
 
 
 def _closed(decoded: Decoded, reports: Mapping[int, ChunkReport], used: Sequence[int]) -> Closed:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.errors import DivergedError
 from orchestrator.core.flat_shards import FlatShards
 from orchestrator.core.served import Handle, Publication, RoundRequest, Work
 from orchestrator.core.values import ExchangeReport
 from orchestrator.core.wire import from_wire
-from orchestrator.exchange.served.coordinator import Closed
+from orchestrator.exchange.served.coordinator import Closed, GivenUp
 from orchestrator.exchange.served.place import ServedPlace
 from orchestrator.spec.methods.coded import Coded
 
@@ -58,7 +59,7 @@ class ServedExchange:
             The step's metrics on the shard of rank 0 and zeros elsewhere, so that they sum to the means.
 
         Raises:
-            RecipeError: where gradients are not finite.
+            DivergedError: where gradients are not finite.
         """
         publication = self._publish()
         closed = None
@@ -67,6 +68,9 @@ class ServedExchange:
             closed = self._rounds.submit(self._place.model, self._num_steps, work).result()
         self._num_steps += 1
         closed = self._collectives.all_gather_object(closed)[0]
+        if isinstance(closed, GivenUp):
+            self._links.store.decide(closed.job)
+            raise DivergedError(closed.message)
         self._sum(closed)
         self._take_buffers(closed.buffers)
         self._closed = closed

@@ -13,7 +13,7 @@ from orchestrator.core.links import ShardLinks
 from orchestrator.core.served import Event, Retired, Submitted, Work
 from orchestrator.core.worker_times import StepTimes
 from orchestrator.core.worker_watch import WorkerWatch
-from orchestrator.exchange.served.coordinator import Closed, Coordinator, RoundSummary
+from orchestrator.exchange.served.coordinator import Closed, Coordinator, GivenUp, RoundSummary
 from orchestrator.spec.methods.coded import Coded
 
 
@@ -34,7 +34,7 @@ class Rounds:
         self._active = set(range(num_models))
         self._watch = watch
         self._events = links.events
-        self._futures: dict[int, Future[Closed]] = {}
+        self._futures: dict[int, Future[Closed | GivenUp]] = {}
         self._error: Exception | None = None
         self._lock = threading.Lock()
         self._coordinator = Coordinator(
@@ -44,12 +44,14 @@ class Rounds:
             assign=links.port.assign,
             on_closed=self._resolve,
             on_round=self._observe,
+            on_overdue=links.port.end_worker,
+            worker_timeout_s=config.worker_timeout_s,
         )
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
         self._thread.start()
 
-    def submit(self, model: int, step: int, work: Work) -> Future[Closed]:
-        """Begin a step of a model; the future has it when it is decoded, or the error that keeps it from being.
+    def submit(self, model: int, step: int, work: Work) -> Future[Closed | GivenUp]:
+        """Begin a step of a model; the future has what becomes of it, or the error that ended all rounds.
 
         Args:
             model: which one.
@@ -57,7 +59,7 @@ class Rounds:
             work: what workers need for it.
         """
         job = step * self._num_models + model
-        future: Future[Closed] = Future()
+        future: Future[Closed | GivenUp] = Future()
         with self._lock:
             if self._error is None:
                 self._futures[job] = future
@@ -105,9 +107,9 @@ class Rounds:
         except queue.Empty:
             return _Time()
 
-    def _resolve(self, closed: Closed) -> None:
+    def _resolve(self, closed: Closed | GivenUp) -> None:
         with self._lock:
-            future = self._futures.pop(closed.decoded.job)
+            future = self._futures.pop(closed.job if isinstance(closed, GivenUp) else closed.decoded.job)
         future.set_result(closed)
 
     def _observe(self, summary: RoundSummary) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from orchestrator.spec.methods.served import NonNegativeInt, Served
-from orchestrator.spec.section import NonNegativeFloat, PositiveInt
+from orchestrator.spec.section import NonNegativeFloat, PositiveFloat, PositiveInt
 
 SCHEME_PARAMETERS: Mapping[str, Mapping[str, int | str]] = {
     "fractional": {"stragglers": 1},
@@ -59,6 +59,9 @@ class Coded(Served):
     """See `close`."""
     wait: Literal["all", "min"] = "min"
     """With a deadline that too many workers miss: wait for all of them, or until the step may close."""
+    worker_timeout_s: PositiveFloat | None = 600.0
+    """Seconds for which a worker may hold up a step that others have answered; then it is ended and replaced, as if it
+    had died. Null waits for ever."""
 
     @model_validator(mode="after")
     def _own_parameters(self) -> Self:

@@ -6,16 +6,57 @@ What a scheme does depends on its state alone, so patterns that lead to equal st
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import product
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from orchestrator.core.coding.m_sgc import MSgc
-from orchestrator.core.coding.scheme import Workers
+from orchestrator.core.coding.scheme import Workers, count
 from orchestrator.core.coding.sr_sgc import SrSgc
 from orchestrator.core.errors import UndecodableError
 
 Sequential: TypeAlias = SrSgc | MSgc
+
+
+class StragglerModel(Protocol):
+    """A set of patterns, tested one round after the other."""
+
+    def admits(self, stragglers: Workers) -> bool: ...
+
+    def append(self, stragglers: Workers) -> None: ...
+
+
+class PerRound:
+    """At most ``stragglers`` workers are slow in each round, whoever they are."""
+
+    def __init__(self, stragglers: int) -> None:
+        self._stragglers = stragglers
+
+    def admits(self, stragglers: Workers) -> bool:
+        return count(stragglers) <= self._stragglers
+
+    def append(self, stragglers: Workers) -> None:
+        """Earlier rounds do not matter."""
+
+
+class Arbitrary:
+    """The (N, W', lambda') model: within a window few workers are slow, and each of them in few rounds."""
+
+    def __init__(self, num_workers: int, *, num_rounds: int, window: int, max_stragglers: int) -> None:
+        self._num_rounds = num_rounds
+        self._max_stragglers = max_stragglers
+        self._history = np.zeros((window - 1, num_workers), dtype=np.bool_)
+        self._counts = np.zeros(num_workers, dtype=np.intp)
+
+    def admits(self, stragglers: Workers) -> bool:
+        is_too_often = bool((stragglers & (self._counts >= self._num_rounds)).any())
+        return not is_too_often and count(stragglers | (self._counts > 0)) <= self._max_stragglers
+
+    def append(self, stragglers: Workers) -> None:
+        if len(self._history):
+            self._history[:-1] = self._history[1:]
+            self._history[-1] = stragglers
+            self._counts = self._history.sum(axis=0)
 
 
 def subsets(num_workers: int) -> Iterator[Workers]:

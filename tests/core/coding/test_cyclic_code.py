@@ -13,7 +13,6 @@ from orchestrator.core.coding.cyclic_code import (
     CyclicCode,
     CyclicDecoder,
     cyclic_code,
-    loses_precision,
     null_space_matrix,
 )
 from orchestrator.core.coding.decoding import nearest_vector
@@ -142,17 +141,6 @@ def test_amplification_is_what_rounding_shows() -> None:
         errors = [relative_error(scheme, missing, "bf16") for missing in random_sets(num_workers, stragglers, 101)]
         amplification = scheme.decoder.code.amplification
         assert np.median(errors) / uncoded == pytest.approx(amplification, rel=0.25)
-
-
-def test_codes_that_16_bit_messages_cannot_carry() -> None:
-    assert not loses_precision(cyclic_code(8, 1, 0).amplification, "bf16")
-    assert not loses_precision(cyclic_code(16, 3, 0).amplification, "bf16")
-    assert loses_precision(cyclic_code(64, 7, 0).amplification, "bf16")
-    large = cyclic_code(256, 15, 0).amplification
-    assert loses_precision(large, "bf16")
-    assert loses_precision(large, "fp16")
-    assert not loses_precision(large, "fp32")
-    assert not loses_precision(1.0, "bf16")
 
 
 def test_the_best_of_several_draws_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

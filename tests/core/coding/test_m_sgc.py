@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 from coding_rounds import all_but, played
-from straggler_patterns import count_patterns, decodes
+from straggler_patterns import Arbitrary, count_patterns, decodes
 
 from orchestrator.core.coding import m_sgc as module
 from orchestrator.core.coding.m_sgc import MSgc
-from orchestrator.core.coding.stragglers import Arbitrary, Bursty
+from orchestrator.core.coding.stragglers import Bursty
 from orchestrator.core.errors import UndecodableError
 
 PARAMETERS = [(1, 2, 1), (1, 2, 2), (2, 3, 2), (1, 3, 2), (2, 3, 3), (1, 2, 3), (2, 4, 2), (3, 4, 2)]

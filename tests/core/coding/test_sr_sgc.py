@@ -5,11 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from coding_rounds import all_but, played, workers
-from straggler_patterns import count_patterns, decodes
+from straggler_patterns import PerRound, count_patterns, decodes
 
 from orchestrator.core.coding import sr_sgc as module
 from orchestrator.core.coding.sr_sgc import SrSgc
-from orchestrator.core.coding.stragglers import PerRound
 from orchestrator.core.errors import UndecodableError
 
 PARAMETERS = [(1, 2, 1), (1, 2, 2), (2, 3, 2), (1, 3, 2), (2, 3, 3), (1, 2, 3), (3, 4, 2)]

@@ -6,10 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 from coding_rounds import workers
-from straggler_patterns import is_arbitrary, is_bursty, subsets
+from straggler_patterns import Arbitrary, PerRound, StragglerModel, is_arbitrary, is_bursty, subsets
 
 from orchestrator.core.coding.scheme import Workers
-from orchestrator.core.coding.stragglers import Arbitrary, Bursty, PerRound, StragglerModel
+from orchestrator.core.coding.stragglers import Bursty
 
 
 def is_admitted(model: StragglerModel, pattern: Sequence[Workers]) -> bool:

@@ -42,13 +42,11 @@ def ended(times_s: Sequence[float], scheme: Scheme, rule: WaitRule) -> tuple[flo
 
 
 def clocked(times_s: NDArray[np.float64], scheme: Scheme, rule: WaitRule) -> RoundEnd:
-    """What a clock says where it is asked after all arrivals of a moment and when it wants to be; inf is lost."""
+    """What a clock says where it is asked after all arrivals of a moment and when it wants to be."""
     clock = RoundClock(scheme, rule)
-    for worker in np.flatnonzero(np.isinf(times_s)).tolist():
-        clock.lost(worker)
     if clock.closes(0.0):
         return RoundEnd(duration_s=0.0, arrived=clock.workers, waited_out=clock.waited_out)
-    waiting = sorted({*times_s[np.isfinite(times_s)].tolist()})
+    waiting = sorted({*times_s.tolist()})
     while True:
         check_s = clock.next_check_s()
         now_s = min(waiting[:1] + ([] if check_s is None else [check_s]))
@@ -113,8 +111,6 @@ def test_too_many_lost_workers(rule: WaitRule) -> None:
     message = "The round cannot close: 3 of 6 workers will never send a message"
     with pytest.raises(UndecodableError, match=message):
         round_end(times_s, begun("cyclic", stragglers=2), rule)
-    with pytest.raises(UndecodableError, match=message):
-        clocked(times_s, begun("cyclic", stragglers=2), rule)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -122,8 +118,6 @@ def test_all_workers_lost(rule: WaitRule) -> None:
     scheme = begun("m_sgc", burst=1, window=2, max_stragglers=6)
     with pytest.raises(UndecodableError, match="6 of 6 workers"):
         round_end(np.full(6, inf), scheme, rule)
-    with pytest.raises(UndecodableError, match="6 of 6 workers"):
-        clocked(np.full(6, inf), scheme, rule)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -155,26 +149,16 @@ def test_idle_workers_define_no_deadline() -> None:
 def test_the_clock_agrees_with_known_times(name: str, rule: WaitRule) -> None:
     rng = np.random.default_rng(1)
     scheme = build_scheme(name, 6, **SCHEMES[name])
-    num_failed = 0
     for round_index in range(60):
         # Halves of seconds, so that arrivals coincide with each other and with deadlines.
         times_s = rng.integers(2, 12, 6) / 2
-        times_s[rng.random(6) < 0.05] = inf
         scheme.begin(round_index, has_new_job=round_index < 55)
-        try:
-            expected = round_end(times_s, scheme, rule)
-        except UndecodableError:
-            num_failed += 1
-            with pytest.raises(UndecodableError):
-                clocked(times_s, scheme, rule)
-            scheme.close(np.ones(6, dtype=np.bool_))
-            continue
+        expected = round_end(times_s, scheme, rule)
         found = clocked(times_s, scheme, rule)
         assert found.duration_s == expected.duration_s
         assert found.arrived.tolist() == expected.arrived.tolist()
         assert found.waited_out == expected.waited_out
         scheme.close(found.arrived)
-    assert num_failed < 30
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -210,19 +194,6 @@ def test_a_late_check_does_not_undo_a_deadline_that_was_missed() -> None:
     assert clock.next_check_s() is None
     clock.arrived(5, 9.0)
     assert clock.closes(9.0)
-
-
-def test_what_a_lost_worker_has_sent_stays() -> None:
-    clock = RoundClock(begun("cyclic", stragglers=2), FIRST)
-    clock.arrived(0, 1.0)
-    for worker in (0, 1, 2):
-        clock.lost(worker)
-    for worker in (3, 4):
-        clock.arrived(worker, 2.0)
-        assert not clock.closes(2.0)
-    clock.arrived(5, 3.0)
-    assert clock.closes(3.0)
-    assert np.flatnonzero(clock.workers).tolist() == [0, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
