@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import advise, diagnosis, export, fit_curve, jobs, logs, methods, planning, simulate, specs, start
+from orchestrator.cli import (
+    advise,
+    critical_batch,
+    diagnosis,
+    export,
+    fit_curve,
+    jobs,
+    logs,
+    methods,
+    planning,
+    simulate,
+    specs,
+    start,
+)
 from orchestrator.cli.interrupts import INTERRUPTED
 from orchestrator.cli.output import emit, paint, tell
 from orchestrator.core.errors import BAD_USAGE, JOB_FAILED, SUCCESS, OrchestratorError
@@ -44,6 +57,7 @@ for command in (
     jobs.stop,
     export.export,
     fit_curve.fit_curve,
+    critical_batch.critical_batch,
     advise.advise,
     methods.methods,
     specs.schema,

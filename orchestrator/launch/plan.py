@@ -145,5 +145,5 @@ def batch_rows(spec: JobSpec) -> tuple[BatchRow, ...]:
 
 
 def _batch_row(spec: JobSpec, workers: int) -> BatchRow:
-    division = divide_step(spec.batch.global_size, workers, spec.batch.micro_size)
+    division = divide_step(spec.batch.global_size, workers, spec.batch.planned_micro_size)
     return BatchRow(**asdict(division), is_chosen=workers == spec.resources.workers)

@@ -14,6 +14,13 @@ from orchestrator.spec.check_coded import (
     scheme_problems,
     served_problems,
 )
+from orchestrator.spec.check_controller import (
+    averages_problems,
+    groups_problems,
+    rate_problems,
+    size_problems,
+    topology_problems,
+)
 from orchestrator.spec.check_data import data_file_problems, option_problems, split_problems, stream_problems
 from orchestrator.spec.check_deepspeed import deepspeed_problems
 from orchestrator.spec.check_engine import (
@@ -146,6 +153,11 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
         warmup_problems,
         ("schedule.warmup", "scaling", "batch.global_size", "train.steps", "train.epochs", "train.samples"),
     ),
+    (topology_problems, ("batch.controller.name", "exchange")),
+    (groups_problems, ("batch", "resources.workers")),
+    (size_problems, ("batch", "resources.workers")),
+    (rate_problems, ("batch", "schedule", "scaling")),
+    (averages_problems, ("batch", "optimizer", "scaling")),
     (capability_problems, ("batch.controller", "optimizer", "schedule", "exchange", "data.source", "engine")),
     (message_problems, ("exchange", "engine")),
     (scheme_problems, ("exchange", "resources.workers")),

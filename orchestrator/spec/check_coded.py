@@ -9,6 +9,7 @@ from orchestrator.spec.delays import read_delays
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.coded import SCHEME_PARAMETERS, Coded
 from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, STEP_LOSS
+from orchestrator.spec.methods.layerwise_optimizers import AdagradNorm
 from orchestrator.spec.methods.package_optimizers import OneRate
 from orchestrator.spec.methods.sources import HuggingFaceSource
 from orchestrator.spec.problems import Problem, shown
@@ -93,6 +94,9 @@ def served_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     if spec.train.precision == "fp16":
         message = "gradients that overflow are how fp16 finds its loss scale, and shards refuse them"
         yield Problem("", "train.precision", "fp16", message, "fp32 or bf16 with exchange: coded")
+    if spec.batch.micro_size == "auto":
+        message = "the models of a job are not built where they could be tried out"
+        yield Problem("", "batch.micro_size", '"auto"', message, "null or a number with exchange: coded")
     if spec.data.loader_workers:
         message = "workers are told which samples to read when a step begins, so nothing can be loaded ahead"
         yield Problem("", "data.loader_workers", str(spec.data.loader_workers), message, "0 with exchange: coded")
@@ -107,7 +111,7 @@ def _optimizer_problems(spec: JobSpec, exchange: Coded) -> Iterator[Problem]:
     if missing:
         message = f"requires {', '.join(sorted(missing))}, which the workers of exchange: coded do not send"
         yield Problem("", "optimizer.name", shown(spec.optimizer.name), message, "another optimizer, or all_reduce")
-    elif isinstance(spec.optimizer, OneRate) and exchange.shards > 1:
+    elif isinstance(spec.optimizer, OneRate | AdagradNorm) and exchange.shards > 1:
         message = f"finds one rate over all tensors, which are divided among {exchange.shards} shards"
         yield Problem("", "optimizer.name", shown(spec.optimizer.name), message, "exchange.shards of 1")
 
