@@ -34,6 +34,7 @@ from benchmarks.peers import text_loops
 from orchestrator.core import tables
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.parts import EngineParts
+from orchestrator.core.protocols import Engine
 from orchestrator.data.micro_batch import LoadedMicroBatch
 from orchestrator.spec.job import JobSpec
 
@@ -55,8 +56,8 @@ ENGINES: dict[str, tuple[dict[str, Any], Callable[..., text_loops.Step]]] = {
 }
 
 
-def our_step(recipe: Any, engine: dict[str, Any], folder: Path) -> text_loops.Step:
-    """A step of our engine, set up as a job would."""
+def our_engine(recipe: Any, engine: dict[str, Any], folder: Path) -> Engine:
+    """Our engine, set up as a job would."""
     spec = JobSpec.model_validate(
         {
             "name": "engines",
@@ -78,7 +79,13 @@ def our_step(recipe: Any, engine: dict[str, Any], folder: Path) -> text_loops.St
         code_folder=folder,
         run_folder=folder,
     )
-    built = tables.load(tables.ENGINES, spec.engine.name)(parts)
+    built: Engine = tables.load(tables.ENGINES, spec.engine.name)(parts)
+    return built
+
+
+def our_step(recipe: Any, engine: dict[str, Any], folder: Path) -> text_loops.Step:
+    """A step of it."""
+    built = our_engine(recipe, engine, folder)
 
     def step(batch: dict[str, Tensor]) -> None:
         built.begin_step()

@@ -22,7 +22,7 @@ from orchestrator.spec.load import dump_resolved, load_recipe_job
 from orchestrator.train.assemble import assemble
 from orchestrator.train.context import RankContext
 from orchestrator.train.export import export_weights
-from orchestrator.train.loop import Job
+from orchestrator.train.job import Job
 from orchestrator.train.phases import train_phases
 
 RECIPES = Path(__file__).parent / "recipes"

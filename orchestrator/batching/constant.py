@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.core.values import BatchPlan, StepStats
-from orchestrator.spec.job import Batch
+from orchestrator.core.values import BatchPlan, ControllerParts, StepStats
 
 
 class ConstantController:
     """Plans ``batch.global_size`` samples for every step."""
 
-    def __init__(self, config: Batch) -> None:
-        self._plan = BatchPlan(global_batch_size=config.global_size, micro_batch_size=config.micro_size)
+    def __init__(self, parts: ControllerParts) -> None:
+        batch = parts.spec.batch
+        self._plan = BatchPlan(global_batch_size=batch.global_size, micro_batch_size=batch.planned_micro_size)
 
     def plan(self, stats: StepStats) -> BatchPlan:
         """The same plan whatever the statistics say."""

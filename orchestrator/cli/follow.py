@@ -47,9 +47,10 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """How much of the samples is done; 0 where the length is not known yet."""
-        total_samples = self.length.total_samples
-        return self.metrics.get("samples", 0) / total_samples if total_samples else 0.0
+        """How much of the samples is done, or of the steps; 0 where the length is not known yet."""
+        if self.length.total_samples:
+            return float(self.metrics.get("samples", 0) / self.length.total_samples)
+        return float(self.metrics.get("step", 0) / self.length.total_steps) if self.length.total_steps else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,10 @@ def time_left_s(lines: Iterable[Mapping[str, Any]], length: Length) -> float | N
         return None
     rate, last = median(line["samples_per_s"] for line in steps), steps[-1]
     if length.total_samples is None:
-        return None
+        if length.total_steps is None:
+            return None
+        # The batch changes, and with it the time of a step; the newest steps tell most.
+        return float(max(0, length.total_steps - last["step"]) * median(line["step_s"] for line in steps))
     # Not by steps: those of another phase may be larger or smaller.
     return float(max(0, length.total_samples - last["samples"]) / rate)
 

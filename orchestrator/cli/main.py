@@ -14,6 +14,7 @@ import typer
 from orchestrator import __version__
 from orchestrator.cli import (
     advise,
+    critical_batch,
     diagnosis,
     export,
     fit_curve,
@@ -57,6 +58,7 @@ for command in (
     jobs.stop,
     export.export,
     fit_curve.fit_curve,
+    critical_batch.critical_batch,
     advise.advise,
     methods.methods,
     specs.schema,

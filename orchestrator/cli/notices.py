@@ -28,13 +28,21 @@ def _connected(event: Event) -> Notice | None:
 
 
 def _started(event: Event) -> Notice:
-    steps = event["total_steps"]
-    length = counted(event["total_samples"], "sample") if steps is None else counted(steps, "step")
-    return Notice(f"training starts: {length} on {counted(event['workers'], 'worker')}")
+    known = [(event["total_steps"], "step"), (event["total_samples"], "sample")]
+    # Phases may be one in steps and one in samples of batches that change: then neither is known.
+    length = next((f"{counted(number, noun)} on " for number, noun in known if number is not None), "")
+    return Notice(f"training starts: {length}{counted(event['workers'], 'worker')}")
 
 
 def _resumed(event: Event) -> Notice:
     return Notice(f"resumed from step {event['step']:,} on {counted(event['workers'], 'worker')}")
+
+
+def _micro_size(event: Event) -> Notice:
+    peak, limit = (event[name] / 2**30 for name in ("peak_bytes", "limit_bytes"))
+    before = ", as found before" if event["found_before"] else ""
+    size = counted(event["micro_size"], "sample")
+    return Notice(f"micro-batches of {size} fit: {peak:.2f} of {limit:.2f} GiB{before}")
 
 
 def _phase(event: Event) -> Notice:
@@ -64,6 +72,7 @@ WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "placed": _placed,
     "started": _started,
     "resumed": _resumed,
+    "micro_size": _micro_size,
     "phase": _phase,
     "checkpoint_saved": lambda event: Notice(f"checkpoint saved at step {event['step']:,}"),
     "diverged": lambda event: Notice(f"ends here: {event['message']}", "warning"),

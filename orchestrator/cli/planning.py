@@ -87,10 +87,17 @@ def _training(made: Plan) -> dict[str, str]:
 
 
 def _length(made: Plan) -> str:
-    if made.total_steps is None or made.total_samples is None:
+    known = _counts(made.total_steps, made.total_samples)
+    if not known:
         return "known once the training data is counted"
-    whose = " (trial 0)" if made.trials else ""
-    return f"{counted(made.total_steps, 'step')}, {counted(made.total_samples, 'sample')}{whose}"
+    return f"{known} (trial 0)" if made.trials else known
+
+
+def _counts(steps: int | None, samples: int | None) -> str:
+    """As much of a length as is known; where one of both is not, the batch decides it on the way."""
+    return ", ".join(
+        counted(number, noun) for number, noun in ((steps, "step"), (samples, "sample")) if number is not None
+    )
 
 
 def _placement(made: Plan) -> str:
@@ -173,9 +180,7 @@ def _phase_table(phases: tuple[PhasePlan, ...]) -> list[str]:
 
 
 def _phase_length(phase: PhasePlan) -> str:
-    if phase.total_steps is None or phase.total_samples is None:
-        return counted(phase.epochs or 0, "epoch")
-    return f"{counted(phase.total_steps, 'step')}, {counted(phase.total_samples, 'sample')}"
+    return _counts(phase.total_steps, phase.total_samples) or counted(phase.epochs or 0, "epoch")
 
 
 def _warmup(phase: PhasePlan) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from orchestrator.core.values import BatchPlan, DataPosition, ExchangeReport, StepStats
+from orchestrator.core.gradient_stats import GroupNorms
+from orchestrator.core.values import BatchPlan, DataPosition, ExchangeReport, Measurement, StepStats
 
 if TYPE_CHECKING:
     import torch
@@ -42,10 +43,10 @@ class Recipe(Protocol):
 
 
 class BatchController(Protocol):
-    """Decides the batch before each step; a state machine over values."""
+    """Decides the batch before each step; a state machine over values, which are equal on all ranks."""
 
     def plan(self, stats: StepStats) -> BatchPlan:
-        """The next step's batch."""
+        """The next step's batch; called once before each step."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to take the same decisions after a resume; JSON values."""
@@ -84,6 +85,9 @@ class Exchange(Protocol):
 
     def attach(self, parameters: Sequence[nn.Parameter]) -> None:
         """Take charge of the gradients of these parameters, in the same order on every rank."""
+
+    def show(self, observer: Callable[[Tensor], None] | None) -> None:
+        """Before each sum over ranks show this rank's own gradient, in pieces that become the sum; None shows none."""
 
     def begin(self, *, is_last: bool) -> None:
         """Called before each forward; after the last backward gradients must be exchanged."""
@@ -217,8 +221,11 @@ class Engine(Protocol):
     tied: Mapping[str, str]
     """Further names of tied tensors in the model's ``state_dict``, with the first name of each."""
 
-    def begin_step(self) -> None:
-        """Called before the first micro-batch of a step."""
+    def begin_step(self, measurement: Measurement | None = None) -> None:
+        """Called before the first micro-batch of a step, with what is to be measured in it."""
+
+    def measured(self) -> GroupNorms | None:
+        """What was measured in the step before the last one, equal on all ranks; called once before each step."""
 
     def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
         """Add one micro-batch; returns detached metrics weighted by the micro-batch's share of the step."""
@@ -242,7 +249,10 @@ class Engine(Protocol):
         """What was chosen for the job and is not in its spec, for people; all ranks ask together."""
 
     def numbers(self) -> dict[str, Any]:
-        """State that is no tensor: ``scaler``, the dynamic loss scale, and ``clipping``, norms seen. JSON values."""
+        """State that is no tensor, as JSON values.
+
+        ``scaler``, the dynamic loss scale; ``clipping``, norms seen; ``measured``, what ``measured`` is still to tell.
+        """
 
     def load_numbers(self, state: Mapping[str, Any]) -> None:
         """Restore ``numbers``."""

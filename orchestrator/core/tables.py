@@ -15,6 +15,7 @@ OPTIMIZERS = {
     "novograd": "orchestrator.optim.novograd:build_novograd",
     "lawn": "orchestrator.optim.lawn:build_lawn",
     "swats": "orchestrator.optim.swats:build_swats",
+    "adagrad_norm": "orchestrator.optim.adagrad_norm:build_adagrad_norm",
     "momo": "orchestrator.optim.momo:build_momo",
     "adahessian": "orchestrator.optim.adahessian:build_adahessian",
     "adafactor": "orchestrator.optim.adafactor:build_adafactor",
@@ -56,7 +57,17 @@ COMPENSATIONS = {
     "weight_prediction": "orchestrator.exchange.compensation.weight_prediction:Prediction",
 }
 MODULATORS = {"adaptive_braking": "orchestrator.modulate.adaptive_braking:Braking"}
-CONTROLLERS = {"constant": "orchestrator.batching.constant:ConstantController"}
+CONTROLLERS = {
+    "constant": "orchestrator.batching.constant:ConstantController",
+    "schedule": "orchestrator.batching.schedule:ScheduleController",
+    "norm_test": "orchestrator.batching.norm_test:build_norm_test",
+    "inner_product_test": "orchestrator.batching.inner_product_test:build_inner_product_test",
+    "noise_scale": "orchestrator.batching.noise_scale:build_noise_scale",
+    "cosine_target": "orchestrator.batching.cosine_target:build_cosine_target",
+    "adascale": "orchestrator.batching.adascale:AdaScaleController",
+    "goodput": "orchestrator.batching.goodput:build_goodput",
+    "seesaw": "orchestrator.batching.seesaw:SeesawController",
+}
 SOURCES = {
     "recipe": "orchestrator.data.sources:recipe_datasets",
     "hugging_face": "orchestrator.data.sources:hugging_face_datasets",

@@ -6,6 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.core.gradient_stats import GroupNorms
+from orchestrator.spec.job import JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a batch controller decided and why. Numbers that it does not have are None."""
+
+    batch: int
+    """Samples per step over all ranks from the next step on."""
+    target: float | None
+    """Samples per step that the policy asks for, before guards and rounding."""
+    noise: float | None
+    """Estimate of tr(Sigma), the variance of one sample's gradient."""
+    signal: float | None
+    """Estimate of |G|^2, of the true gradient."""
+    noise_scale: float | None
+    """Their ratio, in samples."""
+    lr_factor: float
+    """Multiplies the scheduled learning rate from the next step on."""
+    reason: str
+    """For people: the rule, or the guard that held it back."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
@@ -17,6 +40,25 @@ class BatchPlan:
     """Most samples per rank per backward; None takes a rank's whole share at once."""
     lr_factor: float = 1.0
     """Multiplies the scheduled learning rate (batch controllers couple the rate to the batch through it)."""
+    averages_ratio: float = 1.0
+    """How many times as fast per step the optimizer's averages forget: beta becomes 1 - ratio (1 - beta), eps
+    eps / ratio^0.5. 1 leaves what the spec says."""
+    sample_statistic: bool = False
+    """Whether the engine measures the norms of the gradient's groups in this step."""
+    inner_products: bool = False
+    """Whether it then measures their inner products with the step's gradient too; not every engine can."""
+    decision: Decision | None = None
+    """What was decided just now, for the records; None where nothing was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What an engine measures in one step."""
+
+    num_samples: int
+    """Samples of the step over all ranks."""
+    inner_products: bool = False
+    """Whether the groups' inner products with the step's gradient are wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +70,17 @@ class StepStats:
     samples: int
     """Samples seen by those steps over all ranks."""
     loss: float | None
-    """Mean loss of the last logged step; None before the first."""
+    """Mean loss of the last step that was read; None before the first of an attempt, so no ground for a decision."""
+    lr: float | None = None
+    """Scheduled learning rate of the coming step, were it as large as the spec's batch, before any factor."""
+    is_warmup: bool = False
+    """Whether the coming step is of the learning rate's warmup."""
+    gradient: GroupNorms | None = None
+    """What the engine measured in the step before the last one, if it did: every measured step is shown once."""
+    step_seconds: float | None = None
+    """How long the step before the last one took on rank 0; None in the first steps of an attempt."""
+    timed_plan: BatchPlan | None = None
+    """The plan of that step; None where ``step_seconds`` is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +93,22 @@ class PhaseStart:
     """Optimizer steps taken before it."""
     samples: int = 0
     """Samples seen by those steps over all ranks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerParts:
+    """What a batch controller is made of."""
+
+    spec: JobSpec
+    """The phase's job."""
+    world_size: int
+    """Ranks that the batch is divided among."""
+    start: PhaseStart = PhaseStart()
+    """Where the phase began; ``StepStats`` count from the start of the training."""
+    total_samples: int | None = None
+    """Length of the phase; None where it is in steps of a batch that changes."""
+    peak_lr: float
+    """Learning rate after the scaling rule, before warmup and schedule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.gradient_stats import GroupNorms
 from orchestrator.core.protocols import LayerwiseOptimizer, LossFunction, MicroBatch
 from orchestrator.core.shards import Piece, SavedState
 from orchestrator.core.state_naming import model_tensors
+from orchestrator.core.values import Measurement
+from orchestrator.engines.gradient_norms import GradientNorms
 from orchestrator.engines.precision import Precision
 
 
@@ -26,16 +29,24 @@ class EngineBase(ABC):
         collectives: the job's collectives.
         precision: autocast.
         called: what a recipe calls as its model; None is ``model``.
+        groups_of_workers: whether a worker's own gradient is measured as a whole; else those of its micro-batches.
     """
 
     def __init__(
-        self, model: nn.Module, collectives: Collectives, precision: Precision, *, called: nn.Module | None = None
+        self,
+        model: nn.Module,
+        collectives: Collectives,
+        precision: Precision,
+        *,
+        called: nn.Module | None = None,
+        groups_of_workers: bool = False,
     ) -> None:
         self.model = model
         self._called = called or model
         self.tied: Mapping[str, str] = model_tensors(model)[1]
         self._collectives = collectives
         self._precision = precision
+        self._norms = GradientNorms(collectives, per_micro_batch=not groups_of_workers)
         # Running statistics are only written while training: sharing them at each step would be a message for nothing.
         self._read_in_training = [
             buffer
@@ -45,9 +56,20 @@ class EngineBase(ABC):
         ]
         model.train()
 
-    def begin_step(self) -> None:
+    def begin_step(self, measurement: Measurement | None = None) -> None:
         """Give all ranks rank 0's buffers, as torch's data parallelism does, where a training forward reads them."""
         self._collectives.broadcast_(self._read_in_training)
+        self._norms.begin_step(measurement)
+        if measurement is not None:
+            self._watch_gradients()
+
+    def _watch_gradients(self) -> None:
+        """Have every gradient of the step shown to ``_norms``: by default those of single micro-batches."""
+        self._norms.watch(parameter for parameter in self.model.parameters() if parameter.requires_grad)
+
+    def measured(self) -> GroupNorms | None:
+        """What was measured in the step before the last one; called once before each step."""
+        return self._norms.tell()
 
     def _share_buffers(self) -> None:
         """Give all ranks rank 0's buffers, running statistics included."""
@@ -105,7 +127,7 @@ class EngineBase(ABC):
 
     @abstractmethod
     def numbers(self) -> dict[str, Any]:
-        """State that is no tensor: ``scaler``, the dynamic loss scale, and ``clipping``, norms seen. JSON values."""
+        """State that is no tensor, as JSON values; see the protocol."""
 
     @abstractmethod
     def load_numbers(self, state: Mapping[str, Any]) -> None:

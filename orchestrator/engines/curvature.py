@@ -86,8 +86,11 @@ class HessianDiagonal:
         """The context of a forward pass: attention in the form that torch differentiates twice."""
         return sdpa_kernel(SDPBackend.MATH)
 
-    def backward(self, value: Tensor) -> None:
+    def backward(self, value: Tensor) -> Sequence[Tensor]:
         """Add a micro-batch's gradient to the parameters' ``.grad``, and its product to the step's.
+
+        Returns:
+            The micro-batch's gradient, parameter by parameter.
 
         Raises:
             RecipeError: where the model cannot be differentiated twice.
@@ -107,6 +110,7 @@ class HessianDiagonal:
                 assert parameter.grad is not None  # the exchange has put it there
                 parameter.grad.add_(gradient)
             torch._foreach_add_(self._products, products)
+        return gradients
 
     def finish(self) -> tuple[dict[Tensor, Tensor], int]:
         """The estimate over all ranks by parameter, equal on all of them, and the bytes that this rank sent for it."""

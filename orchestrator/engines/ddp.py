@@ -8,6 +8,7 @@ from torch import Tensor
 
 from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import CurvatureOptimizer, Engine, Exchange, LossFunction, MicroBatch, RoundExchange
+from orchestrator.core.values import Measurement
 from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.curvature import HessianDiagonal
 from orchestrator.engines.native import NativeEngine
@@ -33,6 +34,7 @@ class DdpEngine(NativeEngine):
             parts.collectives,
             Precision(parts.spec.train.precision, parts.device),
             clipping=Clipping(parts.spec.train),
+            groups_of_workers=parts.collectives.world_size > 1,
         )
         self._exchange = exchange
         self._exchange.attach(self._parameters)
@@ -40,11 +42,17 @@ class DdpEngine(NativeEngine):
         if isinstance(self.optimizer, CurvatureOptimizer):
             self._curvature = HessianDiagonal(self._parameters, parts.collectives)
 
-    def begin_step(self) -> None:
+    def begin_step(self, measurement: Measurement | None = None) -> None:
         """See the base class."""
-        super().begin_step()
+        super().begin_step(measurement)
         if self._curvature is not None:
             self._curvature.begin_step()
+
+    def _watch_gradients(self) -> None:
+        if self._collectives.world_size > 1:
+            self._exchange.show(lambda piece: self._norms.add(piece, piece))
+        elif self._curvature is None:
+            self._norms.watch(self._parameters, (p.grad for p in self._parameters))
 
     def _begin_backward(self, *, is_last: bool) -> None:
         self._exchange.begin(is_last=is_last)
@@ -58,11 +66,15 @@ class DdpEngine(NativeEngine):
         if self._curvature is None:
             value.backward()
         else:
-            self._curvature.backward(value)
+            gradients = self._curvature.backward(value)
+            if self._norms.is_on and self._collectives.world_size == 1:
+                for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                    self._norms.add(gradient, parameter.grad)
 
     def _sum_gradients(self) -> dict[str, Tensor | float]:
         exchanged = self._exchange.finish()
         num_bytes = exchanged.bytes_sent
+        self._exchange.show(None)
         if self._curvature is not None:
             assert isinstance(self.optimizer, CurvatureOptimizer)
             estimates, num_more = self._curvature.finish()

@@ -48,13 +48,14 @@ class UndividedDeepSpeedEngine(NativeEngine):
             called=deepspeed_engine,
         )
         self._engine = deepspeed_engine
+        self._loss_factor = float(parts.collectives.world_size)
 
     def _begin_backward(self, *, is_last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_last)
 
     def _backward(self, value: Tensor) -> None:
         # DeepSpeed averages over ranks; we want the sum.
-        self._engine.backward(value * self._collectives.world_size, scale_wrt_gas=False)
+        self._engine.backward(value * self._loss_factor, scale_wrt_gas=False)
 
     def _sum_gradients(self) -> dict[str, Tensor | float]:
         fill_missing_gradients(self._parameters)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
+from torch.distributed.tensor import DTensor
 
 from orchestrator.core.parts import EngineParts
 from orchestrator.engines.base import fill_missing_gradients
@@ -38,12 +42,15 @@ class Fsdp2Engine(NativeEngine):
             parts.collectives,
             Precision(parts.spec.train.precision, parts.device),
             clipping=Clipping(parts.spec.train),
+            groups_of_workers=_is_divided(model),
         )
         self._units = [module for module in model.modules() if isinstance(module, FSDPModule)]
         for unit in self._units:
             unit.set_gradient_divide_factor(1.0)
             # gloo cannot scale while it sums, and there is nothing to scale.
             unit.set_force_sum_reduction_for_comms(True)
+        self._shows_messages = False
+        self._watched: set[Tensor] = set()
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
@@ -53,6 +60,28 @@ class Fsdp2Engine(NativeEngine):
         # The root unit stays gathered after a forward, for a backward that does not come.
         for unit in self._units:
             unit.reshard()
+
+    def _watch_gradients(self) -> None:
+        if not _is_divided(self.model):
+            # Nothing is summed over a group of one: the tensors that gradients arrive at exist inside a forward only.
+            self._watched.clear()
+            for unit in self._units:
+                self._norms.until_finish(unit.register_forward_pre_hook(self._watch_gathered))
+        elif not self._shows_messages:
+            # From now on: torch has no way to take its own back.
+            self._shows_messages = True
+            for unit in self._units:
+                unit.set_custom_reduce_scatter(_ShownReduceScatter(self._show))
+
+    def _watch_gathered(self, unit: nn.Module, _arguments: object) -> None:
+        """Watch what a unit has just gathered; the tensors of the units inside it are still divided then."""
+        gathered = [p for p in unit.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+        self._norms.watch(p for p in gathered if p not in self._watched)
+        self._watched.update(gathered)
+
+    def _show(self, message: Tensor) -> None:
+        if self._norms.is_on:
+            self._norms.add(message)
 
     def _begin_backward(self, *, is_last: bool) -> None:
         for unit in self._units:
@@ -65,6 +94,46 @@ class Fsdp2Engine(NativeEngine):
 
     def _clear_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+
+
+class _ShownReduceScatter(ReduceScatter):
+    """torch's own message, shown before it is sent: a worker's gradient of one unit, with zeros between its tensors.
+
+    Args:
+        show: given the message; it is on the stream that sends.
+    """
+
+    def __init__(self, show: Callable[[Tensor], None]) -> None:
+        self._show = show
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Room for a message."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: Any,
+        async_op: bool = False,
+    ) -> dist.Work | None:
+        """Show the message and send it."""
+        self._show(input_tensor)
+        work: dist.Work | None = dist.reduce_scatter_tensor(
+            output_tensor, input_tensor, op=op, group=group, async_op=async_op
+        )
+        return work
+
+
+def _is_divided(model: nn.Module) -> bool:
+    """Whether any gradient is summed over the ranks that share a model; replica groups may have one rank each."""
+    return any(
+        place.is_shard() and tensor.device_mesh.size(index) > 1
+        for tensor in model.parameters()
+        if isinstance(tensor, DTensor)
+        for index, place in enumerate(tensor.placements)
+    )
 
 
 def build_fsdp2(parts: EngineParts) -> Fsdp2Engine:

@@ -20,6 +20,7 @@ from orchestrator.core.state_naming import (
 )
 from orchestrator.engines.base import EngineBase, choices_of, report_of, set_learning_rate
 from orchestrator.engines.clipping import Clipping
+from orchestrator.engines.gradient_norms import squared_norm_of_sum
 from orchestrator.engines.precision import Precision
 
 
@@ -33,7 +34,11 @@ class NativeEngine(EngineBase):
         precision: autocast and loss scaling.
         clipping: of the gradient's global norm.
         called: what a recipe calls as its model; None is ``model``.
+        groups_of_workers: see the base class.
     """
+
+    _loss_factor: float = 1.0
+    """What the losses that are differentiated are multiplied by and sums over ranks divided by."""
 
     def __init__(
         self,
@@ -44,8 +49,9 @@ class NativeEngine(EngineBase):
         *,
         clipping: Clipping,
         called: nn.Module | None = None,
+        groups_of_workers: bool = False,
     ) -> None:
-        super().__init__(model, collectives, precision, called=called)
+        super().__init__(model, collectives, precision, called=called, groups_of_workers=groups_of_workers)
         self.optimizer = optimizer
         self._clipping = clipping
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -57,6 +63,7 @@ class NativeEngine(EngineBase):
         self._begin_backward(is_last=micro.is_last)
         value, weighted = self._forward(micro, loss)
         self._backward(self._precision.scaler.scale(value))
+        self._norms.count(micro.weight)
         if self._takes_loss:
             self._losses.append(weighted["loss"])
         return weighted
@@ -67,6 +74,7 @@ class NativeEngine(EngineBase):
         if self._takes_loss:
             self._hand_over_loss()
         scaler = self._precision.scaler
+        self._finish_measuring()
         set_learning_rate(self.optimizer, lr)
         if self._clipping.is_on:
             scaler.unscale_(self.optimizer)
@@ -78,6 +86,14 @@ class NativeEngine(EngineBase):
         report.update(report_of(self.optimizer))
         self._clear_gradients()
         return report
+
+    def _finish_measuring(self) -> None:
+        """Before gradients are unscaled and clipped."""
+        parts, scale = [], 1.0
+        if self._norms.is_on:
+            parts = squared_norm_of_sum((p.grad for p in self._parameters), self._collectives.world_size)
+            scale = self._precision.scaler.get_scale() if self._precision.scaler.is_enabled() else 1.0
+        self._norms.finish(parts, group_scale=scale * self._loss_factor, sum_scale=scale)
 
     def _hand_over_loss(self) -> None:
         """Tell the optimizer the mean loss of the step, which one number from each rank adds up to."""
@@ -120,10 +136,15 @@ class NativeEngine(EngineBase):
 
     def numbers(self) -> dict[str, Any]:
         """See the base class."""
-        return {"scaler": self._precision.scaler.state_dict(), "clipping": self._clipping.state_dict()}
+        return {
+            "scaler": self._precision.scaler.state_dict(),
+            "clipping": self._clipping.state_dict(),
+            "measured": self._norms.state_dict(),
+        }
 
     def load_numbers(self, state: Mapping[str, Any]) -> None:
         """See the base class."""
         if state["scaler"]:
             self._precision.scaler.load_state_dict(dict(state["scaler"]))
         self._clipping.load_state_dict(state["clipping"])
+        self._norms.load_state_dict(state.get("measured", {}))

@@ -14,6 +14,7 @@ from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import LossFunction, MicroBatch, RoundExchange
 from orchestrator.core.shards import Piece
 from orchestrator.core.state_naming import OPTIMIZER
+from orchestrator.core.values import Measurement
 from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.native import NativeEngine
 from orchestrator.engines.precision import Precision
@@ -41,8 +42,8 @@ class ServedEngine(NativeEngine):
         self._exchange = exchange
         exchange.attach(model, self._flat_shards)
 
-    def begin_step(self) -> None:
-        """Nothing to prepare: no shard runs the model in training."""
+    def begin_step(self, measurement: Measurement | None = None) -> None:
+        """Nothing to prepare: no shard runs the model in training, or sees a worker's own gradient."""
 
     def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
         """Have the workers compute the step that the micro-batch asks for."""

@@ -28,6 +28,7 @@ from orchestrator.core.zero_layout import (
 )
 from orchestrator.engines.base import EngineBase, choices_of, report_of, set_learning_rate
 from orchestrator.engines.clipping import Clipping
+from orchestrator.engines.gradient_norms import run_norms, squared_norm
 from orchestrator.engines.precision import DynamicLossScale, Precision
 
 
@@ -49,9 +50,9 @@ class ZeroEngine(EngineBase):
         precision = Precision(parts.spec.train.precision, parts.device)
         super().__init__(deepspeed_engine.module, parts.collectives, precision, called=deepspeed_engine)
         self._clipping = Clipping(parts.spec.train)
-        if parts.spec.train.auto_clip is not None:
-            self._zero.unscale_and_clip_grads = self._clip_within_bound
+        self._zero.unscale_and_clip_grads = self._unscale_and_clip
         self._bound: float | None = None
+        self._parts_of_sum: list[Tensor] = []
         self._loss_scale = DynamicLossScale(enabled=parts.spec.train.precision == "fp16")
         self._runs = layout_of_partitions(self._zero, parts.collectives.rank)
         prove_layout(self._runs, parts.collectives)
@@ -72,6 +73,7 @@ class ZeroEngine(EngineBase):
         value, weighted = self._forward(micro, loss)
         # DeepSpeed averages over ranks; we want the sum.
         self._engine.backward(value * self._collectives.world_size, scale_wrt_gas=False)
+        self._norms.count(micro.weight)
         return weighted
 
     def step(self, lr: float) -> dict[str, Tensor | float]:
@@ -79,6 +81,7 @@ class ZeroEngine(EngineBase):
         set_learning_rate(self._zero.optimizer, lr)
         self._bound = None
         self._engine.step()
+        self._finish_measuring()
         report: dict[str, Tensor | float] = {}
         if self._clipping.is_on:
             report["grad_norm"] = float(self._engine.get_global_grad_norm())
@@ -87,11 +90,25 @@ class ZeroEngine(EngineBase):
             report["loss_scale"] = self._loss_scale.scale
         return {**report, **report_of(self._zero.optimizer)}
 
-    def _clip_within_bound(self, gradients: Any, total_norm: Any) -> None:
-        """DeepSpeed's own clipping, which it calls for one partition after another, with the bound of this step."""
-        if self._bound is None:
+    def _unscale_and_clip(self, gradients: Any, total_norm: Any) -> None:
+        """What DeepSpeed calls for one partition after another, with the partition or its number in stage 3.
+
+        Clipping takes the bound of this step, and the norm of what the partition holds is measured before it.
+        """
+        if self._norms.is_on:
+            flats = [self._zero.fp32_partitioned_groups_flat[gradients].grad] if self._divides_weights else gradients
+            self._parts_of_sum += [squared_norm(run_norms(flat)) for flat in flats]
+        if self._bound is None and self._clipping.is_on:
             self._bound = self._zero.clip_grad = self._clipping.bound(total_norm / self._zero.loss_scale)
         type(self._zero).unscale_and_clip_grads(self._zero, gradients, total_norm)
+
+    def _finish_measuring(self) -> None:
+        scale = self._loss_scale.scale
+        parts, self._parts_of_sum = self._parts_of_sum, []
+        if self._loss_scale.is_enabled and bool(self._zero.overflow):
+            # DeepSpeed has thrown the gradients away.
+            parts = [torch.full((), torch.inf, dtype=torch.float64, device=self._engine.device)]
+        self._norms.finish(parts, group_scale=scale * self._collectives.world_size, sum_scale=scale)
 
     def pieces(self) -> dict[str, Piece]:
         """See the base class."""
@@ -172,12 +189,17 @@ class ZeroEngine(EngineBase):
 
     def numbers(self) -> dict[str, Any]:
         """See the base class."""
-        return {"scaler": self._loss_scale.state_dict(), "clipping": self._clipping.state_dict()}
+        return {
+            "scaler": self._loss_scale.state_dict(),
+            "clipping": self._clipping.state_dict(),
+            "measured": self._norms.state_dict(),
+        }
 
     def load_numbers(self, state: Mapping[str, Any]) -> None:
         """See the base class."""
         self._loss_scale.load_state_dict(state["scaler"])
         self._clipping.load_state_dict(state["clipping"])
+        self._norms.load_state_dict(state.get("measured", {}))
 
 
 def _state_piece(run: Run, value: Any) -> Piece:

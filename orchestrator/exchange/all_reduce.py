@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -60,6 +60,7 @@ class AllReduceExchange:
         self._buckets: list[_Bucket] = []
         self._works: list[dist.Work | None] = []
         self._sending = False
+        self._observer: Callable[[Tensor], None] | None = None
 
     def attach(self, parameters: Sequence[nn.Parameter]) -> None:
         """Allocate the buckets, point every ``.grad`` into them and watch the gradients arrive."""
@@ -67,6 +68,10 @@ class AllReduceExchange:
         for bucket in self._buckets:
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(partial(self._arrived, bucket))
+
+    def show(self, observer: Callable[[Tensor], None] | None) -> None:
+        """Show every bucket before it is sent; where there is no other rank nothing is sent."""
+        self._observer = observer
 
     def begin(self, *, is_last: bool) -> None:
         """Arm the buckets before the last backward of a step."""
@@ -110,4 +115,6 @@ class AllReduceExchange:
 
     def _send(self, *, upto: int) -> None:
         for bucket in self._buckets[len(self._works) : upto]:
+            if self._observer is not None:
+                self._observer(bucket.flat)
             self._works.append(self._collectives.sum_(bucket.flat, wait=False))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.spec.batch_arithmetic import StepDivision, divide_step
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.phases import phases_of, samples_per_step
+from orchestrator.spec.phases import batch_changes, phases_of, samples_per_step
 from orchestrator.spec.scaling import scaled_optimizer, warmup_factor, warmup_samples
 
 
@@ -15,9 +15,9 @@ class PhasePlan:
     """One phase, as far as the spec alone says."""
 
     total_steps: int | None
-    """None where it depends on the size of the training data; the last step may be smaller."""
+    """None where it depends on the size of the training data or a batch that changes; the last step may be smaller."""
     total_samples: int | None
-    """None where it depends on the size of the training data."""
+    """None where it depends on the size of the training data or a batch that changes."""
     epochs: int | None
     """Passes over the training data, where the length is given so."""
     global_batch_size: int
@@ -48,11 +48,11 @@ def totals(spec: JobSpec) -> tuple[int | None, int | None]:
 
 
 def _length(phase: JobSpec) -> tuple[int | None, int | None]:
-    size = samples_per_step(phase)
+    size, changes = samples_per_step(phase), batch_changes(phase)
     if phase.train.steps is not None:
-        return phase.train.steps, phase.train.steps * size
+        return phase.train.steps, None if changes else phase.train.steps * size
     if phase.train.samples is not None:
-        return -(-phase.train.samples // size), phase.train.samples
+        return None if changes else -(-phase.train.samples // size), phase.train.samples
     return None, None
 
 
@@ -68,14 +68,14 @@ def _plan(phase: JobSpec) -> PhasePlan:
         global_batch_size=size,
         step_samples=samples_per_step(phase),
         epoch_samples=0,
-        total_samples=total_samples or 0,
+        total_samples=total_samples or (phase.train.steps or 0) * samples_per_step(phase),
     )
     return PhasePlan(
         total_steps=total_steps,
         total_samples=total_samples,
         epochs=phase.train.epochs,
         global_batch_size=size,
-        division=divide_step(size, phase.resources.workers, phase.batch.micro_size),
+        division=divide_step(size, phase.resources.workers, phase.batch.planned_micro_size),
         peak_lr=optimizer.lr,
         betas=scaled.get("betas"),
         eps=scaled.get("eps"),

@@ -152,5 +152,5 @@ def batch_rows(spec: JobSpec) -> tuple[BatchRow, ...]:
 def _batch_row(spec: JobSpec, workers: int) -> BatchRow:
     # Asynchronous workers do not share a step: each computes whole pushes.
     shares = spec.exchange.pushes_per_update if isinstance(spec.exchange, Asynchronous) else workers
-    division = replace(divide_step(spec.batch.global_size, shares, spec.batch.micro_size), workers=workers)
+    division = replace(divide_step(spec.batch.global_size, shares, spec.batch.planned_micro_size), workers=workers)
     return BatchRow(**asdict(division), is_chosen=workers == spec.resources.workers)

@@ -10,6 +10,7 @@ from orchestrator.launch.phases import phase_plans
 from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.spec.job import ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec
+from orchestrator.spec.phases import batch_changes
 
 
 def planned_rates(loaded: LoadedSpec) -> NDArray[np.float64]:
@@ -17,7 +18,7 @@ def planned_rates(loaded: LoadedSpec) -> NDArray[np.float64]:
 
     Raises:
         UsageError: for a script, a training of several phases, and where the number of steps or the warmup depends on
-            the size of the training data.
+            the size of the training data, or on a batch that changes.
     """
     spec = loaded.spec
     if isinstance(spec, ScriptJobSpec):
@@ -25,6 +26,11 @@ def planned_rates(loaded: LoadedSpec) -> NDArray[np.float64]:
     plan, *later = phase_plans(spec)
     if later:
         raise UsageError(f"{loaded.file}: then: a training of several phases has no one loss curve; `--set then=[]`.")
+    if batch_changes(spec):
+        raise UsageError(
+            f"{loaded.file}: batch.controller: its steps depend on a batch that changes; "
+            "`--set batch.controller=constant` tells them."
+        )
     if plan.total_samples is None:
         raise _depends_on_data(loaded, "train.epochs", "--set train.epochs=null --set train.steps=N")
     if plan.warmup_samples is None:

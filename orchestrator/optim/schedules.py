@@ -58,6 +58,10 @@ class SampleSchedule:
         self._total_samples = total_samples
         self._start_samples = start_samples
 
+    def is_warmup(self, samples_seen: int) -> bool:
+        """Whether a step after ``samples_seen`` is of the warmup."""
+        return samples_seen - self._start_samples < self._warmup_samples
+
     def lr(self, samples_seen: int, step_samples: int) -> float:
         """Rate of the step that takes ``step_samples`` after ``samples_seen`` since the start of the training."""
         seen = samples_seen - self._start_samples

@@ -13,6 +13,13 @@ from orchestrator.spec.check_coded import (
     drawn_problems,
     scheme_problems,
 )
+from orchestrator.spec.check_controller import (
+    averages_problems,
+    groups_problems,
+    rate_problems,
+    size_problems,
+    topology_problems,
+)
 from orchestrator.spec.check_data import data_file_problems, option_problems, split_problems, stream_problems
 from orchestrator.spec.check_deepspeed import deepspeed_problems
 from orchestrator.spec.check_delayed import (
@@ -155,6 +162,11 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
         warmup_problems,
         ("schedule.warmup", "scaling", "batch.global_size", "train.steps", "train.epochs", "train.samples"),
     ),
+    (topology_problems, ("batch.controller.name", "exchange")),
+    (groups_problems, ("batch", "resources.workers")),
+    (size_problems, ("batch", "resources.workers")),
+    (rate_problems, ("batch", "schedule", "scaling")),
+    (averages_problems, ("batch", "optimizer", "scaling")),
     (
         capability_problems,
         ("batch.controller", "optimizer", "schedule", "exchange", "modulators", "data.source", "engine"),

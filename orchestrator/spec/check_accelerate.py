@@ -100,7 +100,9 @@ def _section_rules(section: Any, spec: JobSpec) -> Iterator[Rule]:
         for key in _SAID_BY_THE_FILE:
             yield Rule(key, (), "deepspeed_config_file is where this is said")
         return
-    accumulation = divide_step(spec.batch.global_size, spec.resources.workers, spec.batch.micro_size).num_micro_batches
+    accumulation = divide_step(
+        spec.batch.global_size, spec.resources.workers, spec.batch.planned_micro_size
+    ).num_micro_batches
     yield Rule("gradient_accumulation_steps", tuple(dict.fromkeys((accumulation, 1))), batch_arithmetic(spec))
     yield clipping_rule("gradient_clipping", spec)
     for path, key in _ZERO_FIELDS.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from orchestrator.spec.delays import read_delays
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, STEP_LOSS
+from orchestrator.spec.methods.layerwise_optimizers import AdagradNorm
 from orchestrator.spec.methods.package_optimizers import OneRate
 from orchestrator.spec.methods.served import Served
 from orchestrator.spec.methods.sources import HuggingFaceSource
@@ -22,6 +23,9 @@ def served_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     if spec.train.precision == "fp16":
         message = "gradients that overflow are how fp16 finds its loss scale, and shards refuse them"
         yield Problem("", "train.precision", "fp16", message, f"fp32 or bf16 with exchange: {name}")
+    if spec.batch.micro_size == "auto":
+        message = "the models of a job are not built where they could be tried out"
+        yield Problem("", "batch.micro_size", '"auto"', message, f"null or a number with exchange: {name}")
     if spec.data.loader_workers:
         message = "workers are told which samples to read when they begin, so nothing can be loaded ahead"
         yield Problem("", "data.loader_workers", str(spec.data.loader_workers), message, f"0 with exchange: {name}")
@@ -36,7 +40,7 @@ def _optimizer_problems(spec: JobSpec, exchange: Served) -> Iterator[Problem]:
     if missing:
         message = f"requires {', '.join(sorted(missing))}, which the workers of exchange: {exchange.name} do not send"
         yield Problem("", "optimizer.name", shown(spec.optimizer.name), message, "another optimizer, or all_reduce")
-    elif isinstance(spec.optimizer, OneRate) and exchange.shards > 1:
+    elif isinstance(spec.optimizer, OneRate | AdagradNorm) and exchange.shards > 1:
         message = f"finds one rate over all tensors, which are divided among {exchange.shards} shards"
         yield Problem("", "optimizer.name", shown(spec.optimizer.name), message, "exchange.shards of 1")
 

@@ -7,12 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from orchestrator.spec.methods.all_optimizers import OptimizerConfig
-from orchestrator.spec.methods.distribution import (
-    AllReduce,
-    ConstantBatch,
-    ControllerConfig,
-    ExchangeConfig,
-)
+from orchestrator.spec.methods.controllers import ConstantBatch, ControllerConfig
+from orchestrator.spec.methods.distribution import AllReduce, ExchangeConfig
 from orchestrator.spec.methods.engines import Ddp, EngineConfig
 from orchestrator.spec.methods.modulators import ModulatorConfig
 from orchestrator.spec.methods.optimizers import AdamW
@@ -114,10 +110,16 @@ class Batch(Section):
 
     global_size: PositiveInt = 128
     """Samples per optimizer step over all workers."""
-    micro_size: PositiveInt | None = None
-    """Most samples per worker per backward; null takes a worker's whole share at once."""
+    micro_size: PositiveInt | Literal["auto"] | None = None
+    """Most samples per worker per backward; null takes a worker's whole share at once. auto: the workers try, before
+    they train, which of the sizes that halving gives fit into their memory, and remember the answer in the storage."""
     controller: Annotated[ControllerConfig, BeforeValidator(name_alone)] = ConstantBatch(name="constant")
     """The policy that may change the batch from step to step."""
+
+    @property
+    def planned_micro_size(self) -> int | None:
+        """`micro_size` before it has been found: auto may take a worker's whole share."""
+        return None if self.micro_size == "auto" else self.micro_size
 
 
 class Data(Section):
@@ -140,6 +142,9 @@ class Resources(Section):
     """CPU cores that each worker reserves."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     """GPUs that each worker reserves: 0 trains on CPUs with gloo, 1 on a GPU with NCCL."""
+    memory_gib_per_worker: PositiveFloat | None = None
+    """Most memory of a worker that batch.micro_size: auto may fill, of the GPU where it has one; null is nine tenths of
+    what is free, divided by the workers of a node on CPUs."""
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
     """Ray's placement strategy: close together, apart, all on one node, or one worker per node."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.controllers import DEFAULT_GROWTH, Adaptive, ConstantBatch, ScheduledBatch, Seesaw
 from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.methods.served import Served
 from orchestrator.spec.section import Section
@@ -21,6 +22,26 @@ PHASE_FIELDS = (
     "scaling.reference_batch",
 )
 """Dotted paths of what a phase may change."""
+
+
+def batch_changes(spec: JobSpec) -> bool:
+    """Whether the batch may differ from step to step.
+
+    A length in steps is then no number of samples: schedule and warmup count steps, each as ``batch.global_size``.
+    """
+    return not isinstance(spec.batch.controller, ConstantBatch)
+
+
+def largest_batch(spec: JobSpec) -> int:
+    """Samples of the largest step that the batch controller may ask for."""
+    controller, first = spec.batch.controller, spec.batch.global_size
+    if isinstance(controller, ScheduledBatch):
+        return max(first, *(size for _, size in controller.pairs))
+    if isinstance(controller, Adaptive):
+        return controller.guards.max_size or DEFAULT_GROWTH * first
+    if isinstance(controller, Seesaw):
+        return controller.max_size or DEFAULT_GROWTH * first
+    return first
 
 
 def samples_per_step(spec: JobSpec) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import DataError, RecipeError
 from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import (
+    BatchController,
     Compensation,
     Engine,
     Exchange,
@@ -28,7 +31,7 @@ from orchestrator.core.protocols import (
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.served import RoundRequest
 from orchestrator.core.staleness import Staleness
-from orchestrator.core.values import DataPosition, PhaseStart
+from orchestrator.core.values import ControllerParts, DataPosition, PhaseStart
 from orchestrator.core.worker_watch import WorkerWatch
 from orchestrator.data.chunks import RoundData
 from orchestrator.data.loader import MapStyleData
@@ -46,15 +49,20 @@ from orchestrator.spec.methods.served import Served
 from orchestrator.spec.phases import phases_of, samples_per_step
 from orchestrator.spec.push_order import read_order
 from orchestrator.spec.scaling import scaled_optimizer, warmup_samples
+from orchestrator.train.averages import Averages
 from orchestrator.train.context import RankContext
 from orchestrator.train.evaluation import Evaluator
-from orchestrator.train.loop import Job
+from orchestrator.train.job import Job
+from orchestrator.train.micro_size import MicroSizeSearch
 from orchestrator.train.phases import Phase
 from orchestrator.train.rank_times import RankTimes
 from orchestrator.train.recipe import CheckedLoss
 from orchestrator.train.recorder import Recorder
 from orchestrator.train.snapshots import Snapshots, open_writer, restore
 from orchestrator.train.sources import Source, build_model, count_ahead, count_samples, read_source
+
+NO_END = sys.maxsize
+"""Length in samples of data that steps alone bring to an end."""
 
 
 def assemble(spec: JobSpec, context: RankContext, tracker: Tracker) -> Generator[Phase, None, None]:
@@ -95,12 +103,38 @@ class _Assembly:
             spec, num_workers=spec.resources.workers if self._plan is None else self._plan.num_workers
         )
         checkpoint = latest_checkpoint(context.run_directory.checkpoints)
+        if self._phases[0].batch.micro_size == "auto":
+            self._find_micro_size()
         self._times = _rank_times(spec, context, tracker, last_step=0 if checkpoint is None else step_of(checkpoint))
         self._engine = self._build_engine(self._phases[0], self._source.recipe)
         self._manifest = None if checkpoint is None else restore(spec, checkpoint, self._engine)
         if self._manifest is not None and self._manifest.staleness:
             self._staleness.load_state_dict(self._manifest.staleness)
         self._writer = open_writer(spec, context, tracker)
+
+    def _find_micro_size(self) -> None:
+        """Let the first phase's model try, and all phases that name no size of their own take what was found."""
+        spec, context = self._phases[0], self._context
+        found, is_known = MicroSizeSearch(
+            spec,
+            context,
+            build_engine=lambda: self._build_engine(spec, self._source.recipe),
+            build_data=lambda: _build_data(
+                spec.model_copy(update={"data": spec.data.model_copy(update={"loader_workers": 0})}),
+                self._source,
+                context,
+                start=PhaseStart(),
+                position=DataPosition(),
+                step=0,
+                total_samples=NO_END,
+                exchange=self._exchange,
+                plan=self._plan,
+            ),
+            loss=CheckedLoss(self._source.recipe, self._code),
+        ).run()
+        self._optimizers.clear()
+        self._tracker.event("micro_size", {**asdict(found), "found_before": is_known})
+        self._phases = tuple(_with_micro_size(phase, found.micro_size) for phase in self._phases)
 
     def phases(self) -> Generator[Phase, None, None]:
         """See ``assemble``."""
@@ -113,13 +147,14 @@ class _Assembly:
         finally:
             self._engine.close()
 
-    def _in_turn(self, start: PhaseStart, samples: Mapping[int, int]) -> Iterator[Phase]:
+    def _in_turn(self, start: PhaseStart, samples: Mapping[int, int | None]) -> Iterator[Phase]:
         """The phases from ``start`` on; ``samples`` are those of the later ones, by index."""
         manifest = self._manifest
         for index in range(start.index, len(self._phases)):
             if index > 0:
                 self._source = read_source(self._phases[index], self._code)
             job = self._job(start, manifest)
+            to_come_indices = range(index + 1, len(self._phases))
             to_come = self._phases[index + 1 :]
             steps = [job.total_steps, *(phase.train.steps for phase in to_come)]
             yield Phase(
@@ -127,8 +162,8 @@ class _Assembly:
                 number=index + 1,
                 count=len(self._phases),
                 global_batch_size=self._phases[index].batch.global_size,
-                total_steps=None if None in steps else sum(filter(None, steps)),
-                total_samples=job.total_samples + sum(samples[i] for i in range(index + 1, len(self._phases))),
+                total_steps=_sum_if_known(steps),
+                total_samples=_sum_if_known([job.total_samples, *(samples[i] for i in to_come_indices)]),
             )
             manifest, start = None, PhaseStart(index=index + 1, step=job.step, samples=job.samples)
 
@@ -140,11 +175,12 @@ class _Assembly:
         """The job of one phase, from its start or from a checkpoint in it."""
         spec, source, context = self._phases[start.index], self._source, self._context
         position = DataPosition() if manifest is None else manifest.data
-        controller = tables.load(tables.CONTROLLERS, spec.batch.controller.name)(spec.batch)
+        num_samples = count_samples(spec, source.train_set)
+        controller = _build_controller(spec, context, start, num_samples)
         if manifest is not None:
             controller.load_state_dict(manifest.controller)
-        num_samples = count_samples(spec, source.train_set)
         step = start.step if manifest is None else manifest.step
+        in_all = NO_END if num_samples is None else num_samples
         data = _build_data(
             spec,
             source,
@@ -152,19 +188,19 @@ class _Assembly:
             start=start,
             position=position,
             step=step,
-            total_samples=num_samples,
+            total_samples=in_all,
             exchange=self._exchange,
             plan=self._plan,
         )
         if isinstance(spec.exchange, Delayed):
             self._exchange.open(step)
-        self._set_optimizer(spec)
         return Job(
             engine=self._engine,
             modulators=self._modulators,
             loss=CheckedLoss(source.recipe, self._code),
             data=data,
             controller=controller,
+            averages=Averages(spec, self._optimizers),
             schedule=_build_schedule(
                 spec,
                 source.train_set,
@@ -195,19 +231,14 @@ class _Assembly:
             seed=spec.train.seed,
             rank=context.collectives.rank,
             total_steps=None if spec.train.steps is None else start.step + spec.train.steps,
-            total_samples=start.samples + num_samples,
+            total_samples=None if num_samples is None else start.samples + num_samples,
+            start=start,
+            step_samples=samples_per_step(spec),
             eval_every=spec.train.eval_every,
             save_every=spec.checkpoint.every,
             step=step,
             samples=start.samples + position.samples,
         )
-
-    def _set_optimizer(self, spec: JobSpec) -> None:
-        """Give the optimizer the averages that the rule sde makes for the batch of a phase."""
-        if spec.scaling.rule == "sde":
-            numbers = dict(scaled_optimizer(spec.optimizer, spec.scaling, spec.batch.global_size))
-            for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
-                group.update(betas=numbers["betas"], eps=numbers["eps"])
 
     @property
     def _shards(self) -> Collectives | None:
@@ -283,6 +314,32 @@ def _rank_times(spec: JobSpec, context: RankContext, tracker: Tracker, *, last_s
     return RankTimes(context.collectives, context.device, watch, works_alone=works_alone)
 
 
+def _with_micro_size(phase: JobSpec, micro_size: int) -> JobSpec:
+    if phase.batch.micro_size != "auto":
+        return phase
+    return phase.model_copy(update={"batch": phase.batch.model_copy(update={"micro_size": micro_size})})
+
+
+def _sum_if_known(numbers: Sequence[int | None]) -> int | None:
+    """Their sum; None where one of them is not known."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
+
+
+def _build_controller(
+    spec: JobSpec, context: RankContext, start: PhaseStart, total_samples: int | None
+) -> BatchController:
+    parts = ControllerParts(
+        spec=spec,
+        world_size=context.collectives.world_size,
+        start=start,
+        total_samples=total_samples,
+        peak_lr=scaled_optimizer(spec.optimizer, spec.scaling, spec.batch.global_size).lr,
+    )
+    controller: BatchController = tables.load(tables.CONTROLLERS, spec.batch.controller.name)(parts)
+    return controller
+
+
 def _build_data(
     spec: JobSpec,
     source: Source,
@@ -303,7 +360,7 @@ def _build_data(
             position=0,
             num_samples=total_samples,
             num_counted=spec.batch.global_size,
-            micro_batch_size=spec.batch.micro_size,
+            micro_batch_size=spec.batch.planned_micro_size,
         )
         return UpdateData(exchange, request, position)
     if context.served is not None:
@@ -365,8 +422,10 @@ def _rollback_factor(spec: JobSpec, directory: RunDirectory) -> float:
 
 
 def _build_schedule(
-    spec: JobSpec, train_set: Any, total_samples: int, start: PhaseStart, *, rollback_factor: float
+    spec: JobSpec, train_set: Any, num_samples: int | None, start: PhaseStart, *, rollback_factor: float
 ) -> SampleSchedule:
+    # Where only steps count the schedule takes each for one of the spec's batch.
+    total_samples = (spec.train.steps or 0) * samples_per_step(spec) if num_samples is None else num_samples
     warmup = spec.schedule.warmup
     if warmup is not None and warmup.epochs is not None and is_stream(train_set):
         raise stream_length_error("schedule.warmup.epochs")

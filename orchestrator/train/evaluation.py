@@ -59,7 +59,7 @@ class Evaluator:
         self._engine = engine
         self._context = context
         self._seed = spec.train.seed
-        self._micro_batch_size = spec.batch.micro_size or spec.batch.global_size
+        self._micro_batch_size = spec.batch.planned_micro_size or spec.batch.global_size
 
     def __call__(self) -> dict[str, float]:
         """Metrics by name; empty without evaluation data."""

@@ -2,11 +2,11 @@
 
 One step, with the seam that answers at each line::
 
-    plan = controller.plan(stats)                         # BatchController: how many samples
+    plan = controller.plan(stats)                         # BatchController: how many samples, what to measure
     num_samples, micro_batches = data.step(plan)          # Data: which samples, in which micro-batches
     for micro in micro_batches:                           # timed: here the rank works and waits for nobody
         engine.forward_backward(micro, recipe.loss)       # Engine + Recipe; Exchange starts with the last one
-    engine.step(schedule.lr(samples, num_samples))        # Exchange ends, Modulators look, Optimizer updates
+    engine.step(schedule.lr(samples, num_samples))        # Exchange ends, Modulators look, Optimizer updates (x factor)
     recorder.record(...)                                  # Tracker: one line of metrics
     evaluate, checkpoint where due                        # Recipe, Checkpoint
 """
@@ -14,53 +14,15 @@ One step, with the seam that answers at each line::
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from orchestrator.core.protocols import BatchController, Engine, LossFunction, Modulator, Saver, TrainData
 from orchestrator.core.seeding import seed_everything
-from orchestrator.core.values import BatchPlan, StepStats
-from orchestrator.optim.schedules import SampleSchedule
-from orchestrator.train.rank_times import RankTimes
-from orchestrator.train.recorder import Recorder
+from orchestrator.core.values import BatchPlan, Measurement, StepStats
+from orchestrator.train.job import Job
 
 Outcome = Literal["finished", "stopped"]
-
-
-@dataclass(kw_only=True)
-class Job:
-    """Everything that one rank trains with; made by ``assemble``."""
-
-    engine: Engine
-    modulators: Sequence[Modulator]
-    loss: LossFunction
-    data: TrainData
-    controller: BatchController
-    schedule: SampleSchedule
-    recorder: Recorder
-    times: RankTimes
-    evaluate: Callable[[], dict[str, float]]
-    """Metrics over the evaluation data; empty where there is none."""
-    saver: Saver
-    seed: int
-    rank: int
-    total_steps: int | None
-    """Steps at which to end; None where only samples count."""
-    total_samples: int
-    eval_every: int | None
-    save_every: int | None
-    step: int = 0
-    """Optimizer steps taken."""
-    samples: int = 0
-    """Samples seen by them over all ranks."""
-
-    @property
-    def done(self) -> bool:
-        """Whether the last step has been taken."""
-        return self.samples >= self.total_samples or (self.total_steps is not None and self.step >= self.total_steps)
 
 
 def train(job: Job) -> Outcome:
@@ -72,8 +34,7 @@ def train(job: Job) -> Outcome:
     """
     last_saved = job.step if job.step else None
     while not job.done and not job.recorder.stopping:
-        stats = StepStats(step=job.step, samples=job.samples, loss=job.recorder.last_loss)
-        _take_step(job, job.controller.plan(stats))
+        _take_step(job, job.controller.plan(_stats(job)))
         if job.done or (job.eval_every is not None and job.step % job.eval_every == 0):
             job.recorder.add(job.evaluate())
         if job.save_every is not None and job.step % job.save_every == 0:
@@ -89,13 +50,30 @@ def train(job: Job) -> Outcome:
     return "finished" if job.done else "stopped"
 
 
+def _stats(job: Job) -> StepStats:
+    """What the controller is shown; equal on all ranks."""
+    seconds = job.recorder.step_seconds(job.step - 1)
+    return StepStats(
+        step=job.step,
+        samples=job.samples,
+        loss=job.recorder.last_loss,
+        lr=job.lr(job.step_samples),
+        is_warmup=job.schedule.is_warmup(job.seen),
+        gradient=job.engine.measured(),
+        step_seconds=seconds,
+        timed_plan=None if seconds is None else job.plans[0],
+    )
+
+
 def _take_step(job: Job, plan: BatchPlan) -> None:
     started = time.perf_counter()
     # Keyed by step and rank: a resumed job draws the numbers of the undisturbed one.
     seed_everything(job.seed, job.step, job.rank)
     num_samples, micro_batches = job.data.step(plan)
-    lr = job.schedule.lr(job.samples, num_samples) * plan.lr_factor
-    job.engine.begin_step()
+    lr = job.lr(num_samples) * plan.lr_factor
+    job.averages.set(plan.averages_ratio)
+    measurement = Measurement(num_samples=num_samples, inner_products=plan.inner_products)
+    job.engine.begin_step(measurement if plan.sample_statistic else None)
     weighted: dict[str, Tensor] = {}
     # Ranks may wait for each other before this and after `stop`; what lies between is a rank's own.
     job.times.start(job.step + 1)
@@ -119,7 +97,10 @@ def _take_step(job: Job, plan: BatchPlan) -> None:
     }
     for modulator in job.modulators:
         facts.update(modulator.report())
+    job.plans.append(plan)
     job.recorder.record(job.step, weighted, facts)
+    if plan.decision is not None:
+        job.recorder.add_decision(plan.decision, lr)
 
 
 def _accumulate(sums: dict[str, Tensor], micro: dict[str, Tensor]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from orchestrator.core.protocols import Tracker
 from orchestrator.train.context import RankContext
-from orchestrator.train.loop import Job, Outcome, train
+from orchestrator.train.job import Job
+from orchestrator.train.loop import Outcome, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class Phase:
     """Samples per step that the phase begins with."""
     total_steps: int | None
     """Steps at the end of the last phase; None where they depend on samples."""
-    total_samples: int
-    """Samples at the end of the last phase."""
+    total_samples: int | None
+    """Samples at the end of the last phase; None where they depend on a batch that changes."""
 
 
 def train_phases(phases: Generator[Phase, None, None], context: RankContext, tracker: Tracker) -> tuple[Outcome, int]:

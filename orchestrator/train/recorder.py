@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 
 import torch
@@ -15,6 +15,7 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import DivergedError
 from orchestrator.core.host_copies import on_host
 from orchestrator.core.protocols import Tracker
+from orchestrator.core.values import Decision
 from orchestrator.train.rank_times import RankTimes
 
 MAX_NON_FINITE_STEPS = 25
@@ -98,6 +99,7 @@ class Recorder:
         self._pending: _Pending | None = None
         self.last_loss: float | None = None
         """Mean loss of the last step that was read."""
+        self._step_seconds: dict[int, float] = {}
         self.stopping = False
         """Whether a stop was asked for, equal on all ranks."""
 
@@ -107,12 +109,15 @@ class Recorder:
         Args:
             step: optimizer steps taken, this one included.
             weighted: scalars that add up to means over ranks; the same names on every rank.
-            facts: scalars that are equal on all ranks, logged as they are.
+            facts: scalars that are equal on all ranks, logged as they are; ``step_s`` differs, and rank 0's counts.
         """
         self.read()
-        stop = float(self._collectives.rank == 0 and self._stop_requested())
+        # Of these the sum over ranks is rank 0's.
+        is_first = self._collectives.rank == 0
+        stop = float(is_first and self._stop_requested())
+        seconds = float(facts.get("step_s", math.nan)) if is_first else 0.0
         scalars = [value.double() for value in weighted.values()]
-        vector = torch.stack([torch.full_like(scalars[0], stop), *scalars])
+        vector = torch.stack([*(torch.full_like(scalars[0], value) for value in (stop, seconds)), *scalars])
         if self._times is not None:
             vector = torch.cat([vector, self._times.message(like=vector)])
         # Not waited for: the message travels while the next step computes.
@@ -124,6 +129,23 @@ class Recorder:
         """Join metrics to the line of the step just recorded."""
         if self._pending is not None:
             self._pending.extra.update(metrics)
+
+    def add_decision(self, decision: Decision, lr: float) -> None:
+        """Record what the batch of the step just recorded was decided by; ``lr`` is the rate that it took."""
+        assert self._pending is not None  # recorded just before
+        numbers = {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in asdict(decision).items()
+            if name != "reason"
+        }
+        fields = {"step": self._pending.step, **numbers, "lr": lr, "reason": decision.reason}
+        self._tracker.event("batch", fields)
+        named = {name: numbers[name] for name in ("target", "noise", "signal", "noise_scale")}
+        self.add({f"batch/{name}": float(value) for name, value in named.items() if value is not None})
+
+    def step_seconds(self, step: int) -> float | None:
+        """How long one of the last two steps took on rank 0, equal on all ranks; None where it was not read."""
+        return self._step_seconds.get(step)
 
     def flush(self, *, always: bool = False) -> None:
         """Read the step that is waiting; ``always`` logs it even between two lines.
@@ -140,7 +162,10 @@ class Recorder:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        stop, *values = pending.message.read()
+        stop, seconds, *values = pending.message.read()
+        self._step_seconds = {step: s for step, s in self._step_seconds.items() if step == pending.step - 1}
+        if math.isfinite(seconds):
+            self._step_seconds[pending.step] = seconds
         self.stopping = self.stopping or stop > 0
         num_metrics = len(pending.names)
         metrics = dict(zip(pending.names, values[:num_metrics], strict=True))

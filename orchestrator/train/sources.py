@@ -14,7 +14,7 @@ from orchestrator.core.user_code import user_code
 from orchestrator.data.stream import is_stream, stream_length_error
 from orchestrator.engines.modules import checkpoint_activations, compile_model
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.phases import samples_per_step
+from orchestrator.spec.phases import batch_changes, samples_per_step
 from orchestrator.train.recipe import load_recipe
 
 
@@ -47,7 +47,7 @@ def build_model(spec: JobSpec, recipe: Any, folder: Path) -> nn.Module:
     return model
 
 
-def count_ahead(spec: JobSpec, folder: Path) -> int:
+def count_ahead(spec: JobSpec, folder: Path) -> int | None:
     """Samples of a phase that has not begun; its data are made only where they must be counted."""
     if spec.train.epochs is not None:
         return count_samples(spec, read_source(spec, folder).train_set)
@@ -56,8 +56,8 @@ def count_ahead(spec: JobSpec, folder: Path) -> int:
     return count_samples(spec, train_set=None)
 
 
-def count_samples(spec: JobSpec, train_set: Any) -> int:
-    """Length of a phase in samples.
+def count_samples(spec: JobSpec, train_set: Any) -> int | None:
+    """Length of a phase in samples; None where it is in steps of a batch that changes.
 
     Raises:
         DataError: where the length is given in epochs and the data is a stream, which has none.
@@ -65,7 +65,7 @@ def count_samples(spec: JobSpec, train_set: Any) -> int:
     if spec.train.samples is not None:
         return spec.train.samples
     if spec.train.steps is not None:
-        return spec.train.steps * samples_per_step(spec)
+        return None if batch_changes(spec) else spec.train.steps * samples_per_step(spec)
     if is_stream(train_set):
         raise stream_length_error("train.epochs")
     return (spec.train.epochs or 0) * len(train_set)

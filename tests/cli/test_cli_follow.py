@@ -134,6 +134,15 @@ def test_a_change_of_phase_announces_the_length_anew(run: RunDirectory) -> None:
     assert progress.length == Length(90, 1800)
 
 
+def test_time_left_of_a_batch_that_changes_is_by_steps() -> None:
+    lines = [{**step(n), "step_s": seconds} for n, seconds in ((1, 9.0), (2, 0.5), (3, 0.5))]
+    assert time_left_s(lines, Length(13, None)) == pytest.approx(5.0)
+    assert Progress(lines[-1], Length(12, None)).share == 0.25
+    assert notice_of({"event": "started", "workers": 1, "total_steps": None, "total_samples": None}) == Notice(
+        "training starts: 1 worker"
+    )
+
+
 def test_time_left_is_never_negative() -> None:
     assert time_left_s([step(12)], Length(10, 100)) == 0
 
@@ -147,6 +156,10 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
         "training starts: 60,000 samples on 1 worker",
     ),
     "resumed": ({"step": 1200, "workers": 2}, "resumed from step 1,200 on 2 workers"),
+    "micro_size": (
+        {"micro_size": 32, "peak_bytes": 3 * 2**29, "limit_bytes": 2**31, "found_before": True},
+        "micro-batches of 32 samples fit: 1.50 of 2.00 GiB, as found before",
+    ),
     "phase": (
         {"phase": 2, "phases": 2, "step": 7038, "global_size": 32768, "workers": 2},
         "phase 2 of 2 starts at step 7,038: 32,768 samples per step",

@@ -137,6 +137,7 @@ def test_optimizers_keep_and_compute_what_is_planned(load, tmp_path):
         "{name: novograd}": (1, 1),
         "{name: lawn, free_steps: 2}": (2, 3),
         "{name: swats}": (2, 3),
+        "{name: adagrad_norm}": (0, 0),
         "{name: momo}": (1, 1),
         "{name: adafactor}": (0, 1),
         "{name: came}": (1, 2),

@@ -1,5 +1,10 @@
 """The smallest spec of every method. The generic tests run over this table; a method without a row fails them."""
 
+MEASURED = {
+    "statistic": {"every": 1},
+    "guards": {"min_measurements": 1, "cooldown_samples": 0, "confidence": 0, "max_size": 96},
+}
+"""Decides after the first measured step."""
 SETTINGS: dict[str, dict[str, dict]] = {
     "optimizer": {
         "sgd": {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}},
@@ -10,6 +15,7 @@ SETTINGS: dict[str, dict[str, dict]] = {
         "novograd": {"optimizer": {"name": "novograd", "lr": 0.02, "weight_decay": 1e-3}},
         "lawn": {"optimizer": {"name": "lawn", "lr": 0.01, "free_steps": 1}},
         "swats": {"optimizer": {"name": "swats", "lr": 0.01, "switch_tolerance": 0.2}},
+        "adagrad_norm": {"optimizer": {"name": "adagrad_norm", "lr": 0.5, "weight_decay": 1e-3}},
         "momo": {"optimizer": {"name": "momo", "lr": 0.1}},
         "adahessian": {"optimizer": {"name": "adahessian", "lr": 0.05, "eps": 0.01}},
         "adafactor": {"optimizer": {"name": "adafactor", "lr": 0.05}},
@@ -55,7 +61,21 @@ SETTINGS: dict[str, dict[str, dict]] = {
         }.items()
     },
     "modulators": {"adaptive_braking": {"modulators": [{"name": "adaptive_braking", "scope": "model"}]}},
-    "batch.controller": {"constant": {"batch": {"global_size": 48, "controller": {"name": "constant"}}}},
+    "batch.controller": {
+        name: {**more, "batch": {"global_size": 48, "micro_size": 12, "controller": {"name": name, **arguments}}}
+        for name, arguments, more in (
+            ("constant", {}, {}),
+            ("schedule", {"sizes": "96:60 200:72", "coupling": "linear"}, {}),
+            ("norm_test", {"eta": 0.5, **MEASURED}, {}),
+            ("inner_product_test", {"theta": 0.5, "nu": 1.0, **MEASURED}, {}),
+            ("noise_scale", {"coupling": "gain", **MEASURED}, {}),
+            ("cosine_target", {"cosine": 0.7, **MEASURED}, {}),
+            ("adascale", {"reference_batch": 16}, {}),
+            # What it decides depends on the time that steps take; with the defaults it only measures.
+            ("goodput", {}, {}),
+            ("seesaw", {"factor": 1.2}, {"schedule": {"name": "cosine"}}),
+        )
+    },
     "data.source": {
         "recipe": {"data": {"source": {"name": "recipe"}}},
         "hugging_face": {

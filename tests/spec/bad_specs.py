@@ -1,6 +1,7 @@
 """Specs that must be refused, each for one reason that the user can read: shared by the tests of spec and cli."""
 
 from spec.bad_coded import CODED
+from spec.bad_controllers import CONTROLLERS
 from spec.bad_delayed import DELAYED
 from spec.bad_engines import ACCELERATE, DEEPSPEED, ENGINES
 from spec.bad_fields import KEYS, TYPES, VALUES
@@ -34,4 +35,5 @@ BAD_SPECS: list[BadSpec] = [
     *ACCELERATE,
     *CODED,
     *DELAYED,
+    *CONTROLLERS,
 ]

@@ -57,7 +57,15 @@ class OptimizerCost:
         return self.in_passing * (sum(numels) if self.at_once else max(numels, default=0)) * FLOAT32_BYTES
 
 
-ONE_BY_ONE = {"lars": (1, 1), "lans": (2, 3), "novograd": (1, 1), "lawn": (2, 3), "swats": (2, 3), "momo": (1, 1)}
+ONE_BY_ONE = {
+    "lars": (1, 1),
+    "lans": (2, 3),
+    "novograd": (1, 1),
+    "lawn": (2, 3),
+    "swats": (2, 3),
+    "adagrad_norm": (0, 0),
+    "momo": (1, 1),
+}
 """Tensors that an optimizer keeps, and those that its step on one computes."""
 
 

@@ -1,4 +1,4 @@
-"""Exchanges and batch controllers that a spec may name."""
+"""Exchanges that a spec may name."""
 
 from __future__ import annotations
 
@@ -25,12 +25,3 @@ class AllReduce(Method):
 
 
 ExchangeConfig = Annotated[AllReduce | Coded | Asynchronous | Delayed, Field(discriminator="name")]
-
-
-class ConstantBatch(Method):
-    """The same batch at every step."""
-
-    name: Literal["constant"]
-
-
-ControllerConfig = ConstantBatch

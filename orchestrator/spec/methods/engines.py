@@ -15,12 +15,18 @@ ROWS = "rows"
 """The optimizer sees whole rows: tensors are whole, or divided between elements of their first dimension."""
 LOCAL_GRADIENTS = "local_gradients"
 """A rank's own gradient exists as a whole before it is summed over ranks."""
+WHOLE_STEP = "whole_step"
+"""The optimizer steps on all parameters at once, so that a step may depend on sums over all of them."""
 STEP_LOSS = "step_loss"
 """The optimizer is told the loss of the step over all ranks, and steps on all parameters at once."""
 HESSIAN_PRODUCTS = "hessian_products"
 """Gradients can be differentiated again: products of the loss's Hessian with a vector are summed over ranks."""
 NATIVE_STEP = "native_step"
 """The optimizer's own step is taken on the model's parameters, whole or divided: hooks see whole layers' tensors."""
+GRADIENT_GROUPS = "gradient_groups"
+"""The norms of the gradients of a step's groups of samples, workers or micro-batches, can be measured."""
+GROUP_PRODUCTS = "group_products"
+"""So can their inner products with the step's gradient."""
 EXACT_BATCH = frozenset({"changing_batch", "uneven_batch"})
 """The batch may change from step to step, and slices and micro-batches may differ in size; what is trained is exact."""
 
@@ -57,7 +63,9 @@ class Ddp(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {WHOLE_TENSORS, ROWS, LOCAL_GRADIENTS, STEP_LOSS, HESSIAN_PRODUCTS, NATIVE_STEP}
+        measured = {GRADIENT_GROUPS, GROUP_PRODUCTS}
+        steps = {WHOLE_STEP, STEP_LOSS, NATIVE_STEP, HESSIAN_PRODUCTS}
+        return EXACT_BATCH | measured | steps | {WHOLE_TENSORS, ROWS, LOCAL_GRADIENTS}
 
 
 class Mesh(Section):
@@ -99,7 +107,7 @@ class Fsdp2(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {ROWS, STEP_LOSS, NATIVE_STEP}
+        return EXACT_BATCH | {ROWS, WHOLE_STEP, STEP_LOSS, NATIVE_STEP, GRADIENT_GROUPS}
 
 
 class DeepSpeed(Engine):
@@ -120,7 +128,8 @@ class DeepSpeed(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {WHOLE_TENSORS, ROWS, STEP_LOSS} if self.zero_stage == 0 else EXACT_BATCH
+        always = EXACT_BATCH | {GRADIENT_GROUPS}
+        return always | {WHOLE_TENSORS, ROWS, WHOLE_STEP, STEP_LOSS} if self.zero_stage == 0 else always
 
     @property
     def title(self) -> str:
@@ -144,7 +153,8 @@ class Accelerate(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class; what a file says is not known here."""
-        return EXACT_BATCH | {ROWS, STEP_LOSS} if self._kind == "FSDP" else EXACT_BATCH
+        always = EXACT_BATCH | {GRADIENT_GROUPS}
+        return always | {ROWS, WHOLE_STEP, STEP_LOSS} if self._kind == "FSDP" else always
 
     @property
     def title(self) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from orchestrator.spec.methods.engines import WHOLE_STEP
 from orchestrator.spec.methods.optimizers import AdaptedGroup, LayerwiseBase, OptimizerBase
 from orchestrator.spec.section import Betas, DecayRate, NonNegativeFloat, PositiveFloat, list_to_tuple
 
@@ -100,4 +101,21 @@ class Swats(OptimizerBase):
     """Whether the decay is AdamW's; else it is added to the gradient."""
 
 
-LayerwiseConfig = Lars | Lans | NovoGrad | Lawn | Swats
+class AdagradNorm(OptimizerBase):
+    """AdaGrad-Norm, SGD whose one rate falls with the sum of all squared gradient norms (arXiv 1806.01811).
+
+    The norm is over all parameters together, so the engine must step on them at once.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({WHOLE_STEP})
+
+    name: Literal["adagrad_norm"]
+    lr: PositiveFloat = 1e-2
+    """Learning rate before the scaling rule and the schedule."""
+    initial_accumulator: NonNegativeFloat = 0.0
+    """What the root of the sum starts from, b_0 in the papers; at 0 the first step has the length of the rate."""
+    eps: NonNegativeFloat = 1e-10
+    """Added to the root of the sum."""
+
+
+LayerwiseConfig = Lars | Lans | NovoGrad | Lawn | Swats | AdagradNorm
