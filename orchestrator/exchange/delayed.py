@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,10 @@ class DelayedExchange:
         self._versions = [self._copies() for _ in range(self._plan.num_slots)]
         self._newest = self._copies()
         self._staleness.read_weights = self._read_weights
+
+    def show(self, observer: Callable[[Tensor], None] | None) -> None:
+        """Show what each push sums over the ranks."""
+        self._all_reduce.show(observer)
 
     def keep_in(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the versions in an optimizer's state from its first step on: many make theirs where it is empty."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import UnsupportedLayoutError
 from orchestrator.core.layout import ShardLayout
-from orchestrator.optim.grouping import parameter_groups
-from orchestrator.optim.layerwise import LayerwiseBase, Part
 from orchestrator.core.reduction import Reduction
 from orchestrator.core.sums import sum_of_squares
+from orchestrator.optim.grouping import parameter_groups
+from orchestrator.optim.layerwise import LayerwiseBase, Part
 from orchestrator.spec.methods.layerwise_optimizers import AdagradNorm as AdagradNormConfig
 
 
