@@ -197,9 +197,11 @@ def _emit(
     emit("\n".join(aligned(rows)))
     first = branches[0].batch
     emit(f"\nsteps = {law.least_steps:.4g} + {law.least_samples:.4g} / batch")
-    emit(f"critical batch, McCandlish (least samples / least steps): {_told(law.mccandlish)}")
-    emit(f"critical batch, 20% more steps than linear from {figure(first)}: {_told(law.overhead(first))}")
-    emit(f"gradient noise scale at the end of the trunk: {_told(noise_scale)}")
+    last = branches[-1].batch
+    emit(f"critical batch, McCandlish (least samples / least steps): {_told(law.mccandlish, last)}")
+    emit(f"critical batch, 20% more steps than linear from {figure(first)}: {_told(law.overhead(first), last)}")
+    known = "not known" if noise_scale is None else figure(round(noise_scale))
+    emit(f"gradient noise scale at the end of the trunk: {known}")
     emit(
         f"\nAdvice, by the 20% definition: batch {figure(advice.batch)}, lr {figure(advice.lr)}, "
         f"{counted(advice.workers, 'worker')}; {advice.steps:.0f} steps and {figure(round(advice.samples))} samples "
@@ -211,7 +213,7 @@ def _emit(
         tell("warning: the 20% definition lies beyond the batches that were tried; the advice is the nearest of them.")
 
 
-def _told(batch: float | None) -> str:
-    if batch is None:
-        return "not known"
-    return figure(round(batch)) if math.isfinite(batch) else "beyond what was tried"
+def _told(batch: float, largest: int) -> str:
+    if math.isinf(batch):
+        return "beyond what was tried"
+    return figure(round(batch)) + (f", extrapolated: {figure(largest)} was tried" if batch > largest else "")

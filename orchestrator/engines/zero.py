@@ -105,8 +105,8 @@ class ZeroEngine(EngineBase):
     def _finish_measuring(self) -> None:
         scale = self._loss_scale.scale
         parts, self._parts_of_sum = self._parts_of_sum, []
-        if self._loss_scale.is_enabled and bool(self._zero.overflow):
-            # DeepSpeed has thrown the gradients away.
+        if self._norms.is_on and not parts:
+            # The gradients were not finite, and DeepSpeed has thrown them away.
             parts = [torch.full((), torch.inf, dtype=torch.float64, device=self._engine.device)]
         self._norms.finish(parts, group_scale=scale * self._collectives.world_size, sum_scale=scale)
 

@@ -192,8 +192,8 @@ def read_curve(run: RunDirectory, batch: int, *, after: int) -> LossCurve:
     lines = [line for line in read_json_lines(run.metrics_file) if line["step"] > after and line.get("loss")]
     if not lines:
         raise OrchestratorError(f"{run.name} has logged no step of its branch.")
-    samples = np.cumsum([float(line["global_size"]) for line in lines])
-    return LossCurve(batch, samples, np.array([float(line["loss"]) for line in lines]))
+    sizes = np.array([float(line["global_size"]) for line in lines])
+    return LossCurve(batch, np.cumsum(sizes) - sizes, np.array([float(line["loss"]) for line in lines]))
 
 
 def measured_noise_scale(trunk: RunDirectory) -> float | None:

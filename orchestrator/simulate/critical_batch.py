@@ -99,19 +99,24 @@ class LossCurve:
 
     batch: int
     samples: Floats
-    """[num_steps] samples seen after each step, since the branches parted."""
+    """[num_steps] samples seen before each step, since the branches parted: the weights that its loss is of."""
     loss: Floats
     """[num_steps] mean loss of each step's samples."""
 
-    def smoothed(self, half_life: float) -> Floats:
-        """Average ``[num_steps]`` over the steps so far; a loss's weight halves with the samples seen since."""
-        total = weight = before = 0.0
+    def smoothed(self, half_life: float) -> tuple[Floats, Floats]:
+        """Averages ``[num_steps]`` over the steps so far, of samples and of losses.
+
+        A step's weight halves with so many samples seen since. Both are averaged alike, so a loss that falls along a
+        straight line still does, through the same points.
+        """
+        seen = loss = weight = before = 0.0
         averages = []
-        for seen, loss in zip(self.samples.tolist(), self.loss.tolist(), strict=True):
-            share = 0.5 ** ((seen - before) / half_life)
-            total, weight, before = total * share + loss * (1 - share), weight * share + (1 - share), seen
-            averages.append(total / weight)
-        return np.array(averages)
+        for at, value in zip(self.samples.tolist(), self.loss.tolist(), strict=True):
+            kept = 0.5 ** ((at - before) / half_life)
+            seen, loss, weight, before = seen * kept + at, loss * kept + value, weight * kept + 1, at
+            averages.append((seen / weight, loss / weight))
+        positions, losses = np.array(averages).T
+        return positions, losses
 
 
 def steps_to_common_loss(curves: Sequence[LossCurve], half_life: float) -> tuple[float, list[float]]:
@@ -125,15 +130,16 @@ def steps_to_common_loss(curves: Sequence[LossCurve], half_life: float) -> tuple
         UsageError: where that loss is not below the first ones.
     """
     smoothed = [curve.smoothed(half_life) for curve in curves]
-    target = max(float(losses.min()) for losses in smoothed)
+    target = max(float(losses.min()) for _, losses in smoothed)
     found = []
-    for curve, losses in zip(curves, smoothed, strict=True):
+    for curve, (positions, losses) in zip(curves, smoothed, strict=True):
         first = int(np.argmax(losses <= target))
         if first == 0:
             raise UsageError(
                 f"the branch with batch {curve.batch} begins at the loss that another one ends at ({target:.4g}); "
                 "longer branches or smaller factors tell them apart."
             )
-        above, below = float(losses[first - 1]), float(losses[first])
-        found.append(first + (above - target) / (above - below))
+        # From the last step above it to the first one that is not.
+        falling_losses, positions_then = losses[[first, first - 1]], positions[[first, first - 1]]
+        found.append(float(np.interp(target, falling_losses, positions_then)) / curve.batch)
     return target, found

@@ -228,3 +228,32 @@ def test_a_loss_scale_is_taken_out(tmp_path: Path) -> None:
     made = jobs(tmp_path, 2, engines, train={"precision": "fp16"})
     for (title, directory), measured in zip(made.items(), run(2, list(made.values())), strict=True):
         compare(measured, directory, 2, rel=0.02, by_workers=title in BY_WORKERS)
+
+
+def measure_overflow(root: str) -> tuple[Measured, list[float]]:
+    """Measure every step of a training in whose second one a gradient is beyond fp16."""
+    tracker = ListTracker()
+    job = job_here(root, tracker)
+    told = []
+    with closing(job.data):
+        for _ in range(4):
+            told.append(job.engine.measured())
+            _take_step(job, plan_of(13))
+        told.append(job.engine.measured())
+        job.recorder.flush(always=True)
+    return told[2:], [line["loss_scale"] for line in tracker.lines]
+
+
+def measure_overflows(roots: list[str]) -> list[tuple[Measured, list[float]]]:
+    return [measure_overflow(root) for root in roots]
+
+
+def test_a_step_that_a_loss_scale_skips_says_nothing(tmp_path: Path) -> None:
+    recipe = {"target": "odd.py:Odd", "args": {"overflow_at": 4}}
+    engines = {"ddp": {"name": "ddp"}, "fsdp2": {"name": "fsdp2"}, **BY_MICRO_BATCHES}
+    made = jobs(tmp_path, 2, engines, recipe, train={"precision": "fp16"})
+    ranks = run_on_ranks(2, measure_overflows, [str(directory.root) for directory in made.values()])
+    assert ranks[0] == ranks[1]
+    for measured, _ in ranks[0]:
+        assert [norms is None for norms in measured] == [False, True, False]
+    assert all(scales[1] < scales[0] for _, scales in ranks[0])  # the second step was skipped
