@@ -5,7 +5,7 @@ they really compute takes a few milliseconds. An update of the synchronous excha
 a push of the asynchronous ones as large as one worker's share of it. Learning rate: one base rate per sample of an
 update, times a factor that each method chooses from the same few, by the time to the target on a seed of its own.
 
-    python -m benchmarks.asynchronous --workers 4 8 --repeats 3 --factors 0.25 0.5 1
+    python -m benchmarks.asynchronous --workers 4 8 --repeats 3 --factors 0.25 1
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def report(tables: list[str], options: argparse.Namespace, command: str) -> str:
             f"{platform.python_version()}.",
             f"The digits to a validation loss of {TARGET:g}, looked at every {UPDATES_PER_EVALUATION} synchronous",
             f"updates' samples, within {options.max_updates} updates. Workers sleep {SECONDS_PER_SAMPLE * 1e3:g} ms",
-            f"for each sample that they compute, worker 0 {SLOWDOWN:g} times as long; to compute takes a few",
+            f"for each sample that they compute, worker 0 {SLOWDOWN:g} times as long; computing takes a few",
             "milliseconds. All sleep in the recipe's loss, so that copies and spare samples are paid for; a worker",
             "that is asleep notices only afterwards that a step has closed without it. The time counts from the",
             "moment at which all workers have begun their first loss.",
@@ -302,7 +302,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--factors", type=float, nargs="+", default=[0.25, 0.5, 1.0], help="one: takes it untried")
+    parser.add_argument("--factors", type=float, nargs="+", default=[0.25, 1.0], help="one: takes it untried")
     parser.add_argument("--max-updates", type=int, default=MAX_UPDATES)
     parser.add_argument("--output", type=Path, default=None, help="default: a dated file beside this script")
     options = parser.parse_args()

@@ -20,6 +20,7 @@ from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import StepStats
 from orchestrator.exchange.delayed import DelayedExchange
 from orchestrator.exchange.read_plan import FixedDelay, Listed
+from orchestrator.launch.memory.step import delayed_state
 from orchestrator.spec.methods.asynchronous import Delayed
 from orchestrator.spec.push_order import OrderedPush, read_order, write_order
 from orchestrator.train.loop import _take_step
@@ -206,3 +207,17 @@ def test_an_ordered_job_goes_on_where_it_was_to_the_bit(tmp_path: Path) -> None:
     ((_, lines),) = train_on(1, broken)
     assert [line["step"] for line in lines] == list(range(21, STEPS + 1))
     assert_same_weights(whole, broken)
+
+
+@pytest.mark.parametrize(
+    "compensation",
+    [None, "gap_aware", "dana_zero", "weight_prediction", {"name": "dc_asgd", "variance": "adaptive"}, "dc_asgd"],
+)
+def test_what_plan_tells_of_memory_is_what_lies_in_the_state(tmp_path: Path, compensation: Any) -> None:
+    spec = tiny_spec(**JOB, exchange={"name": "delayed", "steps": 3, "compensation": compensation})
+    training = job_here(str(make_run_directory(tmp_path / "run", spec).root), ListTracker())
+    _take_step(training, training.controller.plan(StepStats(step=0, samples=0, loss=None)))
+    optimizer: Any = training.engine.optimizer
+    for parameter, state in optimizer.state.items():
+        like_weights = [value for value in state.values() if value.shape == parameter.shape]
+        assert len(like_weights) == delayed_state(spec) + 1  # and the momentum

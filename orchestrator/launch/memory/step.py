@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from math import prod
 
 from orchestrator.launch.memory.model import Backward, Model
+from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.all_optimizers import OptimizerConfig
+from orchestrator.spec.methods.asynchronous import Delayed
+from orchestrator.spec.methods.compensations import DcAsgd
 from orchestrator.spec.methods.factored_optimizers import Adafactor, Came
 from orchestrator.spec.methods.optimizers import AdamW, Lamb, Sgd
 from orchestrator.spec.methods.package_optimizers import AdaBelief, AdaBound, Mars, PackageOptimizer
@@ -110,6 +113,18 @@ def optimizer_cost(optimizer: OptimizerConfig, *, on_gpu: bool) -> OptimizerCost
         )
     moments, in_passing = ONE_BY_ONE[optimizer.name]
     return OptimizerCost(moments=moments, in_passing=in_passing, at_once=False)
+
+
+def delayed_state(spec: JobSpec) -> int:
+    """Tensors of the size of the parameters that a fixed delay adds to the optimizer's state: older weights, moments."""
+    exchange = spec.exchange
+    if not isinstance(exchange, Delayed) or exchange.steps is None:
+        return 0
+    name = None if exchange.compensation is None else exchange.compensation.name
+    moments = {"gap_aware": 1, "dana_zero": exchange.steps + 1}.get(name or "", 0)
+    if isinstance(exchange.compensation, DcAsgd) and exchange.compensation.variance == "adaptive":
+        moments = 1
+    return exchange.steps + 1 + moments
 
 
 def _package_cost(optimizer: PackageOptimizer, *, on_gpu: bool) -> OptimizerCost:
