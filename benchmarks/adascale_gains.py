@@ -1,8 +1,8 @@
 """Are our AdaScale gains those of FairScale's AdaScale, on the same model, data and steps?
 
-A small net on scikit-learn's digits, SGD, four micro-batches of 16 per step, one process. FairScale's optimizer takes the
-steps and says its gain after each; beside it the norms of the same micro-batches' gradients go into our statistic, whose
-half-life in samples is FairScale's smoothing per step. FairScale clamps each step's estimates (variance at least 1e-6,
+A small net on scikit-learn's digits, SGD, four micro-batches of 16 per step, one process. FairScale's optimizer takes
+the steps and says its gain after each; beside it the norms of the same micro-batches' gradients go into our statistic,
+whose half-life in samples is FairScale's smoothing per step. FairScale clamps each step's estimates (variance at least 1e-6,
 squared norm at least 0); where a step was clamped the definitions differ, and such steps are counted.
 
 FairScale is no dependency of the project: `pip install fairscale==0.4.13` for this benchmark alone.
@@ -67,7 +67,7 @@ def compare(smoothing: float, steps: int, lr: float) -> tuple[list[tuple[float, 
         before = torch.zeros(sum(p.numel() for p in model.parameters()))
         for chosen in torch.randint(len(labels), (NUM_MICRO, MICRO)):
             loss = functional.cross_entropy(model(images[chosen]), labels[chosen]) / NUM_MICRO
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total = torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
             gradients.append((total - before) * NUM_MICRO)
             before = total.clone()
@@ -105,10 +105,11 @@ def main() -> None:
             "",
             f"`python -m benchmarks.adascale_gains --steps {options.steps}`, {date.today()}, {platform.machine()}, "
             f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, fairscale 0.4.13.",
-            f"{NUM_MICRO} micro-batches of {MICRO}; the gain lies between 1 and {NUM_MICRO}. Definitions agree in steps "
-            "that FairScale does not clamp. Aim: within 2%.",
+            f"{NUM_MICRO} micro-batches of {MICRO}; the gain lies between 1 and {NUM_MICRO}. Definitions agree in "
+            "steps that FairScale does not clamp. Aim: within 2%.",
             "",
-            "| smoothing | rate | clamped steps | first gain | last, FairScale | last, ours | median error | largest error |",
+            "| smoothing | rate | clamped steps | first gain | last, FairScale | last, ours | median error | "
+            "largest error |",
             "|---|---|---|---|---|---|---|---|",
             *rows,
             "",

@@ -116,7 +116,7 @@ def optimizer_cost(optimizer: OptimizerConfig, *, on_gpu: bool) -> OptimizerCost
 
 
 def delayed_state(spec: JobSpec) -> int:
-    """Tensors of the size of the parameters that a fixed delay adds to the optimizer's state: older weights, moments."""
+    """Tensors as large as the parameters that a fixed delay adds to the optimizer's state: older weights, moments."""
     exchange = spec.exchange
     if not isinstance(exchange, Delayed) or exchange.steps is None:
         return 0
