@@ -2,8 +2,8 @@
 
 A small net on scikit-learn's digits, SGD, four micro-batches of 16 per step, one process. FairScale's optimizer takes
 the steps and says its gain after each; beside it the norms of the same micro-batches' gradients go into our statistic,
-whose half-life in samples is FairScale's smoothing per step. FairScale clamps each step's estimates (variance at least 1e-6,
-squared norm at least 0); where a step was clamped the definitions differ, and such steps are counted.
+whose half-life in samples is FairScale's smoothing per step. FairScale clamps each step's estimates (variance at least
+1e-6, squared norm at least 0); where a step was clamped the definitions differ, and such steps are counted.
 
 FairScale is no dependency of the project: `pip install fairscale==0.4.13` for this benchmark alone.
 
