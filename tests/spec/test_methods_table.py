@@ -58,11 +58,11 @@ def test_variants_of_an_engine_may_differ() -> None:
     (deepspeed,) = methods("deepspeed")
     undivided, divided = deepspeed.provides.values()
     assert list(deepspeed.provides) == ["deepspeed (zero_stage 0)", "deepspeed (zero_stage 2)"]
-    assert set(undivided) - set(divided) == {"whole_tensors", "rows", "step_loss"}
+    assert set(undivided) - set(divided) == {"whole_tensors", "rows", "step_loss", "whole_step"}
     (accelerate,) = methods("accelerate")
     by_rows, flat = accelerate.provides.values()
     assert list(accelerate.provides) == ["accelerate (FSDP)", "accelerate (DEEPSPEED)"]
-    assert set(by_rows) - set(flat) == {"rows", "step_loss"}
+    assert set(by_rows) - set(flat) == {"rows", "step_loss", "whole_step"}
 
 
 def test_what_engines_lack_is_what_check_reports() -> None:
