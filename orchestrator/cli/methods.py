@@ -53,7 +53,11 @@ def _emit_engine_table(rows: list[MethodRow]) -> None:
     """A line for each method, a column for each engine, whose variant stands below its name."""
     emit(f"\n{paint('method and engine', 'bold')}")
     names, variants = zip(*(title.rstrip(")").partition(" (")[::2] for title in rows[0].lacking), strict=True)
-    cells = [(f"  {row.seam}", row.name, *("no" if lacks else "yes" for lacks in row.lacking.values())) for row in rows]
+    cells = [
+        # The last part of the path: the table has to fit a terminal.
+        ("  " + row.seam.rpartition(".")[2], row.name, *("no" if lacks else "yes" for lacks in row.lacking.values()))
+        for row in rows
+    ]
     for line in aligned([("", "", *names), ("", "", *variants), *cells]):
         emit(line)
     for row in rows:
