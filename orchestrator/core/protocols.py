@@ -142,9 +142,6 @@ class Modulator(Protocol):
 class Compensation(Protocol):
     """Does something about the delay of gradients; state is kept in the optimizer's, so that checkpoints have it."""
 
-    needs_read_weights: ClassVar[bool]
-    """Whether it looks at the weights that a gradient was computed at."""
-
     def attach(self, optimizer: torch.optim.Optimizer, staleness: Staleness) -> None:
         """Watch the steps of an optimizer."""
 

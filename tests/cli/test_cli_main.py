@@ -203,8 +203,8 @@ def test_methods(cli) -> None:
     assert "  came requires rows of the engine" in table
     assert max(map(len, table)) <= 100
     assert (
-        "deepspeed (zero_stage 0) provides: changing_batch, gradient_groups, rows, step_loss, uneven_batch, whole_step, "
-        "whole_tensors" in cli("methods", "deepspeed").out
+        "deepspeed (zero_stage 0) provides: changing_batch, gradient_groups, rows, step_loss, uneven_batch, "
+        "whole_step, whole_tensors" in cli("methods", "deepspeed").out
     )
     in_full = cli("methods", "came").out
     assert "deepspeed (zero_stage 2) lacks: rows" in in_full

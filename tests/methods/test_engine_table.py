@@ -19,6 +19,8 @@ from orchestrator.spec.methods_table import MethodRow, engines, methods
 
 ROWS = [row for row in methods() if row.seam != "engine"]
 COLUMNS = {engine.title: engine for engine in engines()}
+NAMED_BY = {"modulators": ("modulators.0", None), "exchange.compensation": ("exchange", "delayed")}
+"""Where `check` tells of a row: of an item of a list, and of the exchange that a compensation belongs to."""
 STEPS = 2
 
 Trained = Callable[[str], dict[tuple[str, str], RunDirectory]]
@@ -86,4 +88,5 @@ def test_a_cell_trains_as_ddp_does_or_is_refused(title: str, row: MethodRow, tra
         _, problems = prepare(tmp_path / "run", row, COLUMNS[title])
         (problem,) = problems
         reason = f"requires {missing} of the engine, which {title} does not provide"
-        assert problem.startswith(f'{row.seam}.name = "{row.name}": {reason}. Legal: ')
+        path, name = NAMED_BY.get(row.seam, (row.seam, row.name))
+        assert problem.startswith(f'{path}.name = "{name or row.name}": {reason}. Legal: ')

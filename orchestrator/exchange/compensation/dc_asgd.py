@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +35,6 @@ class DelayCompensation(CompensationBase):
         config: ``strength`` is lambda, ``decay`` d.
         num_workers: not needed.
     """
-
-    needs_read_weights: ClassVar[bool] = True
 
     def __init__(self, config: DcAsgd, num_workers: int) -> None:
         self._is_adaptive = config.variance == "adaptive"

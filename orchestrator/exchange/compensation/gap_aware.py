@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,8 +34,6 @@ class GapPenalty(CompensationBase):
         config: ``decay`` of the running mean.
         num_workers: not needed.
     """
-
-    needs_read_weights: ClassVar[bool] = True
 
     def __init__(self, config: GapAware, num_workers: int) -> None:
         self._decay = config.decay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +54,6 @@ class CompensationBase:
 
     What subclasses remember lies in the optimizer's state, made in its first step whatever the gradients are.
     """
-
-    needs_read_weights: ClassVar[bool] = False
 
     def attach(self, optimizer: torch.optim.Optimizer, staleness: Staleness) -> None:
         """See ``core.protocols.Compensation``."""
