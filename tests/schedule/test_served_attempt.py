@@ -114,7 +114,7 @@ class Ray:
                 @staticmethod
                 def options(**_: Any) -> Any:
                     build = {"ShardActor": Shard, "WorkerActor": Worker}[kind.__name__]
-                    return type("Made", (), {"remote": staticmethod(lambda: Handle(build(self)))})
+                    return type("Made", (), {"remote": staticmethod(lambda **_: Handle(build(self)))})
 
             return Options
 
