@@ -119,7 +119,7 @@ class DataPosition:
     """Samples taken from the global order since the start of the phase, over all epochs."""
     stream_states: tuple[Mapping[str, Any], ...] = field(default=())
     """Streaming only: the state of each rank's stream; empty for map-style data."""
-    ledger: Mapping[str, Any] = field(default_factory=dict)
+    ledger: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Asynchronous only: which pieces of the phase's samples have been accepted, where not just the first."""
 
 
