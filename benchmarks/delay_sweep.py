@@ -19,8 +19,6 @@ import json
 import multiprocessing
 import os
 import platform
-import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -30,14 +28,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.learning import LastEvaluation, table_head, table_row
-from orchestrator.core.collectives import Collectives
+from benchmarks.learning import LastEvaluation, table_head, table_row, train_alone
 from orchestrator.core.errors import DivergedError
-from orchestrator.core.run_directory import RunDirectory, read_json_lines
+from orchestrator.core.run_directory import read_json_lines
 from orchestrator.spec.job import JobSpec
-from orchestrator.train.assemble import assemble
-from orchestrator.train.context import RankContext
-from orchestrator.train.phases import train_phases
 
 UPDATES = 1100
 LR = 0.01
@@ -91,23 +85,11 @@ class Run:
 def train(run: Run) -> tuple[Run, dict[str, Any]]:
     """Train in this process; where gradients or loss are no longer finite, the accuracy is None."""
     torch.set_num_threads(1)
-    sys.path[:] = [path for path in sys.path if not path.endswith("/code")]
     tracker, started = LastEvaluation(), time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        directory = RunDirectory(folder)
-        directory.code.symlink_to(Path(__file__).parent)
-        directory.update_state(phase="running", attempts=1)
-        context = RankContext(
-            run_directory=directory,
-            attempt=1,
-            collectives=Collectives(),
-            device=torch.device("cpu"),
-            nodes=("here",),
-        )
-        try:
-            train_phases(assemble(run.spec, context, tracker), context, tracker)
-        except DivergedError:
-            tracker.metrics.clear()
+    try:
+        train_alone(run.spec, Path(__file__).parent, tracker)
+    except DivergedError:
+        tracker.metrics.clear()
     accuracy = tracker.metrics.get("eval/accuracy")
     return run, {"accuracy": accuracy, "cpu_s": round(time.process_time() - started, 2)}
 

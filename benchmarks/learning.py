@@ -19,6 +19,7 @@ needs a new file.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import multiprocessing
@@ -36,7 +37,8 @@ from typing import Any
 import torch
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.errors import RecipeError
+from orchestrator.core.errors import DivergedError
+from orchestrator.core.protocols import Tracker
 from orchestrator.core.run_directory import RunDirectory, read_json_lines
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_spec
@@ -141,18 +143,18 @@ class LastEvaluation:
         """See ``core.protocols.Tracker``."""
 
 
-def train(run: Run, *more: str) -> tuple[Run, Result]:
-    """Train in this process, with more overrides; a run whose loss is no longer finite has diverged."""
-    torch.set_num_threads(1)
-    loaded = load_spec(run.spec, [*run.overrides, *more])
-    assert isinstance(loaded.spec, JobSpec)
-    # The recipes of both data sets are modules of one name.
+def train_alone(spec: JobSpec, code: Path, tracker: Tracker) -> None:
+    """Train a job as the only rank, in this process and a folder that goes with it.
+
+    Raises:
+        DivergedError: where loss or gradients are no longer finite.
+    """
+    # The recipes of several folders are modules of one name.
     sys.modules.pop("recipe", None)
     sys.path[:] = [path for path in sys.path if not path.endswith("/code")]
-    tracker, started = LastEvaluation(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(folder)
-        directory.code.symlink_to(loaded.folder)
+        directory.code.symlink_to(code)
         directory.update_state(phase="running", attempts=1)
         context = RankContext(
             run_directory=directory,
@@ -161,11 +163,17 @@ def train(run: Run, *more: str) -> tuple[Run, Result]:
             device=torch.device("cpu"),
             nodes=("here",),
         )
-        try:
-            train_phases(assemble(loaded.spec, context, tracker), context, tracker)
-        except RecipeError as error:
-            if not str(error).startswith("The loss is "):
-                raise
+        train_phases(assemble(spec, context, tracker), context, tracker)
+
+
+def train(run: Run, *more: str) -> tuple[Run, Result]:
+    """Train in this process, with more overrides; a run whose loss is no longer finite has diverged."""
+    torch.set_num_threads(1)
+    loaded = load_spec(run.spec, [*run.overrides, *more])
+    assert isinstance(loaded.spec, JobSpec)
+    tracker, started = LastEvaluation(), time.process_time()
+    with contextlib.suppress(DivergedError):
+        train_alone(loaded.spec, loaded.folder, tracker)
     has_diverged = not math.isfinite(tracker.metrics.get(CHOICE, math.nan))
     return run, {
         "metrics": None if has_diverged else tracker.metrics,

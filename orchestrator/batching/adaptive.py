@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.batching.coupling import averages_ratio, lr_factor
+from orchestrator.batching.coupling import averages_ratio
 from orchestrator.batching.guards import Situation, guarded, half_life, limits_of
 from orchestrator.core.gradient_stats import GroupNorms, RunningStatistic
 from orchestrator.core.values import BatchPlan, ControllerParts, Decision, StepStats
 from orchestrator.spec.methods.controllers import Adaptive
+from orchestrator.spec.scaling import rate_factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ class AdaptiveController:
         size, guard = guarded(target, situation, self._limits)
         if size != self._batch:
             self._batch, self._changed_at = size, stats.samples
-            self._lr_factor = lr_factor(self._coupling, size, self._reference, statistic.noise_scale)
+            self._lr_factor = rate_factor(self._coupling, size, self._reference, statistic.noise_scale)
         return decision_of(
             statistic,
             batch=size,

@@ -2,30 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from orchestrator.spec.methods.controllers import Coupling
-
-
-def lr_factor(coupling: Coupling, batch: int, reference: int, noise_scale: float = math.inf) -> float:
-    """Factor on the scheduled rate, which was chosen for ``reference``.
-
-    Args:
-        coupling: the rule.
-        batch: of the step, in samples.
-        reference: batch whose factor is 1, in samples.
-        noise_scale: phi in samples, read by gain; inf is noise alone, where gain is linear.
-    """
-    k = batch / reference
-    match coupling:
-        case "none":
-            return 1.0
-        case "linear":
-            return k
-        case "sqrt" | "sde":
-            return math.sqrt(k)
-        case "gain":
-            return gain(k, noise_scale / reference)
+from orchestrator.spec.scaling import rate_factor
 
 
 def gain(k: float, noise: float) -> float:
@@ -35,7 +13,7 @@ def gain(k: float, noise: float) -> float:
         k: batch over the reference batch.
         noise: noise scale over the reference batch, at least 0; inf gives k.
     """
-    return k if math.isinf(noise) else k * (noise + 1) / (noise + k)
+    return rate_factor("gain", k, 1.0, noise)
 
 
 def averages_ratio(coupling: Coupling, batch: int, reference: int) -> float:

@@ -6,9 +6,10 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.batching.coupling import averages_ratio, lr_factor
+from orchestrator.batching.coupling import averages_ratio
 from orchestrator.core.values import BatchPlan, ControllerParts, Decision, StepStats
 from orchestrator.spec.methods.controllers import ScheduledBatch
+from orchestrator.spec.scaling import rate_factor
 
 RAMP_STAGES = 16
 """Parts of the largest batch that a ramp stops at, where the spec does not say."""
@@ -54,7 +55,7 @@ class ScheduleController:
         config, reference = self._config, self._batch.global_size
         position = (stats.samples - self._start) * (config.tokens_per_sample or 1)
         size = scheduled_size(self._pairs, position, ramp=config.ramp, quantum=self._quantum)
-        factor = lr_factor(config.coupling, size, reference)
+        factor = rate_factor(config.coupling, size, reference)
         decision = None
         if size != self._size and self._size is not None:
             decision = _decided(

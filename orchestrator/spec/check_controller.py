@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.methods.asynchronous import Delayed
 from orchestrator.spec.methods.controllers import (
     DEFAULT_GROWTH,
     Adaptive,
@@ -35,12 +34,9 @@ def largest_batch(spec: JobSpec) -> int:
 
 
 def topology_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
-    """The rounds of a served exchange and an order of pushes are laid out for one batch."""
+    """A served exchange is laid out for one batch, and workers' gradients are not seen one by one."""
     controller = spec.batch.controller
-    is_laid_out = spec.exchange.topology == "served" or (
-        isinstance(spec.exchange, Delayed) and spec.exchange.order is not None
-    )
-    if is_laid_out and not isinstance(controller, ConstantBatch):
+    if spec.exchange.topology == "served" and not isinstance(controller, ConstantBatch):
         message = f"exchange: {spec.exchange.name} divides the same batch among its workers at every step"
         yield Problem("", "batch.controller.name", shown(controller.name), message, "constant, or exchange: all_reduce")
 

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from orchestrator.spec.methods.all_optimizers import OptimizerConfig
-from orchestrator.spec.methods.schedules import ScalingConfig, Warmup
+from orchestrator.spec.methods.schedules import ScalingConfig, ScalingRule, Warmup
 
 
 def batch_ratio(scaling: ScalingConfig, global_batch_size: int) -> float:
@@ -20,10 +20,17 @@ def batch_ratio(scaling: ScalingConfig, global_batch_size: int) -> float:
     return 1.0 if scaling.reference_batch is None else global_batch_size / scaling.reference_batch
 
 
-def scaling_factor(scaling: ScalingConfig, global_batch_size: int) -> float:
-    """Factor on the learning rate."""
-    k = batch_ratio(scaling, global_batch_size)
-    match scaling.rule:
+def rate_factor(rule: ScalingRule, batch: float, reference: float, noise_scale: float = math.inf) -> float:
+    """Factor on a learning rate that was chosen for another batch.
+
+    Args:
+        rule: of scaling, or the coupling of a batch that changes.
+        batch: of the step, in samples.
+        reference: batch whose factor is 1, in samples.
+        noise_scale: phi in samples, read by gain; inf is noise alone, where gain is linear.
+    """
+    k = batch / reference
+    match rule:
         case "none":
             return 1.0
         case "linear":
@@ -31,10 +38,15 @@ def scaling_factor(scaling: ScalingConfig, global_batch_size: int) -> float:
         case "sqrt" | "sde":
             return math.sqrt(k)
         case "gain":
-            phi, reference = scaling.noise_scale, scaling.reference_batch
-            assert phi is not None  # the section itself asks for both
-            assert reference is not None
-            return k * (phi + reference) / (phi + global_batch_size)
+            return k if math.isinf(noise_scale) else k * (noise_scale + reference) / (noise_scale + batch)
+
+
+def scaling_factor(scaling: ScalingConfig, global_batch_size: int) -> float:
+    """Factor on the learning rate."""
+    if scaling.reference_batch is None:
+        return 1.0
+    phi = math.inf if scaling.noise_scale is None else scaling.noise_scale
+    return rate_factor(scaling.rule, global_batch_size, scaling.reference_batch, phi)
 
 
 def scaled_beta(beta: float, k: float) -> float:

@@ -95,7 +95,7 @@ def test_gradients_that_are_not_finite_anywhere_end_the_training(tmp_path: Path)
 
 def test_a_straggler_is_left_behind_and_recorded(undisturbed: RunDirectory, tmp_path: Path) -> None:
     delays = tmp_path / "delays.csv"
-    delays.write_text("0,0,0.5,0\n", encoding="utf-8")
+    delays.write_text("0,0,3,0\n", encoding="utf-8")
     directory = served(tmp_path, {**FRACTIONAL, "inject": {"delays": str(delays)}})
     outcome, tracker, _ = train_served(directory)
     assert outcome == "finished"
@@ -103,7 +103,7 @@ def test_a_straggler_is_left_behind_and_recorded(undisturbed: RunDirectory, tmp_
     rows = list(read_json_lines(directory.worker_times_file))
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     left = [row.get("left", []) for row in rows]
-    assert sum(2 in workers for workers in left) >= STEPS // 3  # others may come late on a busy machine
+    assert sum(2 in workers for workers in left) >= STEPS - 3  # the first rounds wait for late comers
     assert tracker.lines[-1]["slowest_worker_ratio"] > 1.2
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.flat_shards import FlatShards
 from orchestrator.core.protocols import Compensation
-from orchestrator.core.served import AcceptedPush, Handle, Publication, RoundRequest, Update
+from orchestrator.core.served import AcceptedPush, Handle, RoundRequest, Update
 from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import ExchangeReport
 from orchestrator.core.wire import from_wire
 from orchestrator.exchange.served.place import ServedPlace
+from orchestrator.exchange.served.publisher import Publisher, arrays_of
 from orchestrator.spec.methods.asynchronous import Asynchronous
 
 
@@ -48,13 +49,11 @@ class AsynchronousExchange:
         self._collectives = collectives
         self._links = place.links
         self._pushes = place.pushes
-        self._model_index = place.model
+        self._place = place
         self._staleness = staleness
         self._compensation = compensation
         self._version = 0
         self._is_published = False
-        self._unchanging: Handle = None
-        self._buffers: dict[str, NDArray[Any]] = {}
         self._changed: set[str] = set()
         self._versions: dict[int, tuple[Handle, dict[str, NDArray[Any]]]] = {}
         """This shard's flat array and the buffers of each version that a push may still have been computed at."""
@@ -68,11 +67,13 @@ class AsynchronousExchange:
         self._gradient = torch.zeros_like(self._flat)
         self._num_elements = sum(flat.numel() for flat in shards.weights)
         shards.point_gradients_of(self._collectives.rank, self._gradient)
+        self._publisher = Publisher(self._links.port, self._place.model, model)
         self._staleness.read_weights = self._read_weights
 
     def open(self, request: RoundRequest, ledger: Mapping[str, Any]) -> None:
         """See ``UpdateSource``."""
         self._version, self._is_published = request.step, False
+        self._buffers = arrays_of(dict(self._model.named_buffers()))
         if self._pushes is not None:
             self._pushes.open(request, ledger)
 
@@ -142,20 +143,9 @@ class AsynchronousExchange:
             self._pushes.close(self._staleness)
 
     def _publish(self) -> None:
-        port = self._links.port
-        if self._unchanging is None:
-            flat_names = {name for name, p in self._model.named_parameters() if p.requires_grad}
-            rest = {name: p for name, p in self._model.named_parameters() if name not in flat_names}
-            self._buffers = _arrays(dict(self._model.named_buffers()))
-            self._unchanging = port.publish({**_arrays(rest), **self._buffers})
-        handle = port.publish(self._sent_out().detach().cpu().numpy())
+        changed = {name: self._buffers[name] for name in self._changed}
+        publication, handle = self._publisher.publish(self._version, self._sent_out(), changed)
         self._versions[self._version] = handle, dict(self._buffers)
-        publication = Publication(
-            version=self._version,
-            flats=port.gather_handles((self._model_index, self._version), handle),
-            unchanging=self._unchanging,
-            buffers={name: self._buffers[name] for name in self._changed},
-        )
         self._is_published = True
         if self._pushes is not None:
             self._pushes.publish(publication)
@@ -205,7 +195,3 @@ def _means(pushes: Sequence[AcceptedPush]) -> dict[str, float]:
         for name, value in push.report.metrics.items():
             metrics[name] = metrics.get(name, 0.0) + push.share * value
     return metrics
-
-
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import DivergedError
 from orchestrator.core.flat_shards import FlatShards
-from orchestrator.core.served import Handle, Publication, RoundRequest, Work
+from orchestrator.core.served import RoundRequest, Work
 from orchestrator.core.values import ExchangeReport
 from orchestrator.core.wire import from_wire
 from orchestrator.exchange.served.coordinator import Closed, GivenUp
 from orchestrator.exchange.served.place import ServedPlace
+from orchestrator.exchange.served.publisher import Publisher
 from orchestrator.spec.methods.coded import Coded
 
 
@@ -40,12 +41,11 @@ class ServedExchange:
         self._place = place
         self._num_steps = 0
         self._changed_buffers: dict[str, NDArray[Any]] = {}
-        self._unchanging: Handle = None
         self._closed: Closed | None = None
 
     def attach(self, model: nn.Module, shards: FlatShards) -> None:
         """Take charge of the gradients of this shard's parameters."""
-        self._model = model
+        self._publisher = Publisher(self._links.port, self._place.model, model)
         self._flat = shards.weights[self._collectives.rank]
         self._gradient = torch.zeros_like(self._flat)
         self._num_elements = sum(flat.numel() for flat in shards.weights)
@@ -61,7 +61,7 @@ class ServedExchange:
         Raises:
             DivergedError: where gradients are not finite.
         """
-        publication = self._publish()
+        publication, _ = self._publisher.publish(self._num_steps, self._flat, self._changed_buffers)
         closed = None
         if self._rounds is not None:
             work = Work(request=request, weights=publication)
@@ -98,20 +98,6 @@ class ServedExchange:
         if self._rounds is not None:
             self._rounds.retire(self._place.model)
 
-    def _publish(self) -> Publication:
-        port = self._links.port
-        if self._unchanging is None:
-            flat_names = {name for name, p in self._model.named_parameters() if p.requires_grad}
-            rest = {name: p for name, p in self._model.named_parameters() if name not in flat_names}
-            self._unchanging = port.publish(_arrays({**rest, **self._buffers}))
-        handle = port.publish(self._flat.detach().cpu().numpy())
-        return Publication(
-            version=self._num_steps,
-            flats=port.gather_handles((self._place.model, self._num_steps), handle),
-            unchanging=self._unchanging,
-            buffers=dict(self._changed_buffers),
-        )
-
     def _sum(self, closed: Closed) -> None:
         store, decoded = self._links.store, closed.decoded
         self._gradient.zero_()
@@ -124,7 +110,3 @@ class ServedExchange:
         self._changed_buffers.update(changed)
         for name, array in changed.items():
             self._buffers[name].copy_(torch.from_numpy(array))
-
-
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}

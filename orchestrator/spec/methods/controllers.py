@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from orchestrator.spec.methods.engines import GRADIENT_GROUPS, GROUP_PRODUCTS
+from orchestrator.spec.methods.schedules import ScalingRule
 from orchestrator.spec.section import Method, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 DEFAULT_HALF_LIFE = 100
@@ -14,8 +15,8 @@ DEFAULT_HALF_LIFE = 100
 DEFAULT_GROWTH = 16
 """Times `batch.global_size` that the batch grows to at most."""
 
-Coupling = Literal["none", "linear", "sqrt", "sde", "gain"]
-"""What a grown batch makes of the learning rate."""
+Coupling = ScalingRule
+"""What a grown batch makes of the learning rate: as `scaling` does for a batch that stays."""
 
 
 class Statistic(Section):

@@ -69,10 +69,14 @@ class Cosine(ScheduleBase):
 ScheduleConfig = Annotated[Constant | Polynomial | Cosine, Field(discriminator="name")]
 
 
+ScalingRule = Literal["none", "linear", "sqrt", "sde", "gain"]
+"""What a larger batch may make of the learning rate."""
+
+
 class ScalingConfig(Section):
     """How the rate grows with the batch: lr x rule(k), where k = batch.global_size / reference_batch."""
 
-    rule: Literal["none", "linear", "sqrt", "sde", "gain"] = "none"
+    rule: ScalingRule = "none"
     """none: 1; linear: k; sqrt: k^0.5; sde: k^0.5, with every beta of the optimizer turned into 1 - k (1 - beta) and
     its eps into eps / k^0.5; gain: k (phi + reference_batch) / (phi + batch.global_size), phi = noise_scale."""
     reference_batch: PositiveInt | None = None
