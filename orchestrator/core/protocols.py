@@ -122,6 +122,24 @@ class RoundExchange(Protocol):
         """End the workers' rounds."""
 
 
+class ModelModulator(Protocol):
+    """Gives a recipe's model other layers; all processes of a job do it alike."""
+
+    def change(self, model: nn.Module) -> nn.Module:
+        """The model with its changes, in place where that can be; called on a fresh model in host memory.
+
+        Raises:
+            RecipeError: where the model has nothing to change.
+        """
+
+
+class LossModulator(Protocol):
+    """Changes how a micro-batch's gradient is computed; the gradient is that of the loss it returns."""
+
+    def around(self, loss: LossFunction) -> LossFunction:
+        """A loss in place of a recipe's, or of one that another modulator has changed; it may add metrics."""
+
+
 class Modulator(Protocol):
     """Changes gradients between their sum (clipped, where they are) and the optimizer's step, by a hook on the step."""
 

@@ -56,7 +56,10 @@ COMPENSATIONS = {
     "dana_zero": "orchestrator.exchange.compensation.dana_zero:WorkerMomentum",
     "weight_prediction": "orchestrator.exchange.compensation.weight_prediction:Prediction",
 }
-MODULATORS = {"adaptive_braking": "orchestrator.modulate.adaptive_braking:Braking"}
+MODULATORS = {
+    "gradient_noise": "orchestrator.modulate.loss.gradient_noise:NoisyLoss",
+    "adaptive_braking": "orchestrator.modulate.gradient.adaptive_braking:Braking",
+}
 CONTROLLERS = {
     "constant": "orchestrator.batching.constant:ConstantController",
     "schedule": "orchestrator.batching.schedule:ScheduleController",

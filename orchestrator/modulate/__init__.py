@@ -1,1 +1,1 @@
-"""What changes gradients between their sum and the optimizer's step."""
+"""What changes a recipe's model, its loss, or the gradients that come of them."""

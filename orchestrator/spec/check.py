@@ -25,7 +25,6 @@ from orchestrator.spec.check_deepspeed import deepspeed_problems
 from orchestrator.spec.check_delayed import (
     compensation_problems,
     inconsistent_problems,
-    modulator_problems,
     ordered_problems,
 )
 from orchestrator.spec.check_engine import (
@@ -36,6 +35,7 @@ from orchestrator.spec.check_engine import (
     offload_problems,
     with_its_file,
 )
+from orchestrator.spec.check_modulators import braking_problems, repeated_problems
 from orchestrator.spec.check_optimizer import (
     adaptation_problems,
     free_steps_problems,
@@ -182,7 +182,8 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (ordered_problems, ("exchange", "data", "batch")),
     (inconsistent_problems, ("exchange", "train", "optimizer")),
     (compensation_problems, ("exchange", "optimizer")),
-    (modulator_problems, ("modulators", "optimizer")),
+    (repeated_problems, ("modulators",)),
+    (braking_problems, ("modulators", "optimizer")),
     (mesh_problems, ("engine", "resources.workers")),
     (offload_problems, ("engine",)),
     (deepspeed_problems, ("engine", "batch", "resources.workers", "train.clip_grad_norm", "train.precision")),

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
 
 from orchestrator.spec.check_asynchronous import pushes_per_update
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.asynchronous import Asynchronous, Delayed
 from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS
-from orchestrator.spec.methods.optimizers import AdamW, Lamb, Sgd
-from orchestrator.spec.methods.package_optimizers import AdaBelief, AdaBound, Lion, NAdam, RAdam
+from orchestrator.spec.methods.optimizers import Sgd
 from orchestrator.spec.methods.sources import HuggingFaceSource
 from orchestrator.spec.problems import Problem, shown
 from orchestrator.spec.push_order import read_order
-
-AVERAGING = (AdamW, Lamb, RAdam, NAdam, AdaBelief, AdaBound, Lion)
-"""Optimizers that keep a running average of the gradient as it is given to them."""
 
 
 def ordered_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
@@ -95,20 +90,3 @@ def _momentum_problems(optimizer: Sgd, who: str) -> Iterator[Problem]:
         yield Problem("", "optimizer.dampening", value, f"{who} is defined without dampening", "0")
     if optimizer.nesterov:
         yield Problem("", "optimizer.nesterov", "true", f"{who} is defined on plain momentum", "false")
-
-
-def modulator_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
-    """Braking compares the gradient with a momentum, and its change of the gradient must reach the weights."""
-    optimizer = spec.optimizer
-    if not spec.modulators:
-        return
-    if len(spec.modulators) > 1:
-        name = spec.modulators[1].name
-        yield Problem("", "modulators.1.name", shown(name), "is there twice", "each modulator once")
-    if isinstance(optimizer, Sgd) and optimizer.momentum == 0:
-        message = "modulators: adaptive_braking compares the gradient with the momentum"
-        yield Problem("", "optimizer.momentum", "0", message, "a number > 0")
-    elif not isinstance(optimizer, (Sgd, *AVERAGING)):
-        names = ", ".join(str(get_args(kind.model_fields["name"].annotation)[0]) for kind in (Sgd, *AVERAGING))
-        message = "modulators: adaptive_braking needs an optimizer that averages the gradient as it is given"
-        yield Problem("", "optimizer.name", shown(optimizer.name), message, names)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from orchestrator.checkpoint.listing import latest_checkpoint, step_of
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.core import tables
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.errors import DataError, RecipeError
+from orchestrator.core.errors import RecipeError
 from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import (
     BatchController,
@@ -26,26 +25,18 @@ from orchestrator.core.protocols import (
     Modulator,
     RoundExchange,
     Tracker,
-    TrainData,
 )
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.core.served import RoundRequest
 from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import ControllerParts, DataPosition, PhaseStart
 from orchestrator.core.worker_watch import WorkerWatch
-from orchestrator.data.chunks import RoundData
-from orchestrator.data.loader import MapStyleData
-from orchestrator.data.ordered import OrderedData
-from orchestrator.data.randomness import phase_seed
-from orchestrator.data.stream import StreamData, is_stream, stream_length_error
-from orchestrator.data.updates import UpdateData
+from orchestrator.data.stream import is_stream, stream_length_error
 from orchestrator.exchange.asynchronous.rate_watch import RateWatch
-from orchestrator.exchange.read_plan import FixedDelay, Listed, ReadPlan, read_plan
+from orchestrator.exchange.read_plan import FixedDelay, Listed, read_plan
 from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.asynchronous import Asynchronous, Delayed
 from orchestrator.spec.methods.engines import LOCAL_GRADIENTS
-from orchestrator.spec.methods.served import Served
 from orchestrator.spec.phases import phases_of, samples_per_step
 from orchestrator.spec.push_order import read_order
 from orchestrator.spec.scaling import scaled_optimizer, warmup_samples
@@ -54,12 +45,13 @@ from orchestrator.train.context import RankContext
 from orchestrator.train.evaluation import Evaluator
 from orchestrator.train.job import Job
 from orchestrator.train.micro_size import MicroSizeSearch
+from orchestrator.train.phase_data import build_data
 from orchestrator.train.phases import Phase
 from orchestrator.train.rank_times import RankTimes
-from orchestrator.train.recipe import CheckedLoss
+from orchestrator.train.recipe import training_loss
 from orchestrator.train.recorder import Recorder
 from orchestrator.train.snapshots import Snapshots, open_writer, restore
-from orchestrator.train.sources import Source, build_model, count_ahead, count_samples, read_source
+from orchestrator.train.sources import build_model, count_ahead, count_samples, read_source
 
 NO_END = sys.maxsize
 """Length in samples of data that steps alone bring to an end."""
@@ -95,7 +87,9 @@ class _Assembly:
         self._optimizers: list[torch.optim.Optimizer] = []
         self._staleness = Staleness(is_asynchronous=isinstance(spec.exchange, Asynchronous | Delayed))
         self._modulators: list[Modulator] = [
-            tables.load(tables.MODULATORS, config.name)(config) for config in spec.modulators
+            tables.load(tables.MODULATORS, config.name)(config)
+            for config in spec.modulators
+            if config.changes == "gradient"
         ]
         self._exchange: Any = None  # engines with messages of their own build none
         self._plan = _read_plan(spec, self._code)
@@ -119,7 +113,7 @@ class _Assembly:
             spec,
             context,
             build_engine=lambda: self._build_engine(spec, self._source.recipe),
-            build_data=lambda: _build_data(
+            build_data=lambda: build_data(
                 spec.model_copy(update={"data": spec.data.model_copy(update={"loader_workers": 0})}),
                 self._source,
                 context,
@@ -130,7 +124,7 @@ class _Assembly:
                 exchange=self._exchange,
                 plan=self._plan,
             ),
-            loss=CheckedLoss(self._source.recipe, self._code),
+            loss=training_loss(spec, self._source.recipe, self._code),
         ).run()
         self._optimizers.clear()
         self._tracker.event("micro_size", {**asdict(found), "found_before": is_known})
@@ -181,7 +175,7 @@ class _Assembly:
             controller.load_state_dict(manifest.controller)
         step = start.step if manifest is None else manifest.step
         in_all = NO_END if num_samples is None else num_samples
-        data = _build_data(
+        data = build_data(
             spec,
             source,
             context,
@@ -197,7 +191,7 @@ class _Assembly:
         return Job(
             engine=self._engine,
             modulators=self._modulators,
-            loss=CheckedLoss(source.recipe, self._code),
+            loss=training_loss(spec, source.recipe, self._code),
             data=data,
             controller=controller,
             averages=Averages(spec, self._optimizers),
@@ -338,79 +332,6 @@ def _build_controller(
     )
     controller: BatchController = tables.load(tables.CONTROLLERS, spec.batch.controller.name)(parts)
     return controller
-
-
-def _build_data(
-    spec: JobSpec,
-    source: Source,
-    context: RankContext,
-    *,
-    start: PhaseStart,
-    position: DataPosition,
-    step: int,
-    total_samples: int,
-    exchange: Any,
-    plan: ReadPlan | None,
-) -> TrainData:
-    if isinstance(spec.exchange, Asynchronous):
-        request = RoundRequest(
-            model=0,
-            phase=start.index,
-            step=step,
-            position=0,
-            num_samples=total_samples,
-            num_counted=spec.batch.global_size,
-            micro_batch_size=spec.batch.planned_micro_size,
-        )
-        return UpdateData(exchange, request, position)
-    if context.served is not None:
-        return RoundData(
-            model=context.served.model,
-            phase=start.index,
-            step=step,
-            total_samples=total_samples,
-            position=position,
-            draw_factor=_draw_factor(spec, context.served.links.num_workers),
-        )
-    common: dict[str, Any] = {
-        "collate": getattr(source.recipe, "collate", None),
-        "seed": phase_seed(spec.train.seed, start.index),
-        "total_samples": total_samples,
-        "position": position,
-        "device": context.device,
-        "code_folder": context.run_directory.code,
-    }
-    if isinstance(plan, Listed):
-        if is_stream(source.train_set):
-            raise DataError(
-                "exchange.order asks for samples in any order, which a stream cannot give. Legal: exchange.steps."
-            )
-        return OrderedData(
-            source.train_set,
-            pushes=plan.pushes,
-            pushes_per_update=plan.pushes_per_update,
-            begin_push=exchange.begin_push,
-            step=step,
-            train_seed=spec.train.seed,
-            rank=context.collectives.rank,
-            world_size=context.collectives.world_size,
-            **common,
-        )
-    if is_stream(source.train_set):
-        return StreamData(source.train_set, collectives=context.collectives, **common)
-    return MapStyleData(
-        source.train_set,
-        rank=context.collectives.rank,
-        world_size=context.collectives.world_size,
-        loader_workers=spec.data.loader_workers,
-        prefetch=spec.data.prefetch,
-        **common,
-    )
-
-
-def _draw_factor(spec: JobSpec, num_workers: int) -> Fraction:
-    assert isinstance(spec.exchange, Served)  # only served exchanges have links
-    return spec.exchange.draw_factor(num_workers)
 
 
 def _rollback_factor(spec: JobSpec, directory: RunDirectory) -> float:

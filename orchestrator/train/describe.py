@@ -30,7 +30,8 @@ from orchestrator.spec.load import load_recipe_job
 from orchestrator.spec.methods.engines import Fsdp2
 from orchestrator.spec.sharding import fsdp2_of
 from orchestrator.train.activations import REST, trace_backward
-from orchestrator.train.recipe import CheckedLoss, load_recipe
+from orchestrator.train.recipe import load_recipe, training_loss
+from orchestrator.train.sources import fresh_model
 
 CPU = torch.device("cpu")
 
@@ -52,7 +53,7 @@ def describe(code_folder: Path, resolved_spec: Path, answer: Path, micro_batch_s
     config = fsdp2_of(spec, code_folder) or Fsdp2(name="fsdp2")
     # No memory is touched: a model of any size can be planned on a laptop.
     with torch.device("meta"):
-        model = _build(recipe, code_folder)
+        model = fresh_model(spec, recipe, code_folder)
     found = {"buffer_bytes": sum(b.nbytes for b in model.buffers()), **_parameters(model, units(model, config))}
     _write(answer, found)
     try:
@@ -60,12 +61,6 @@ def describe(code_folder: Path, resolved_spec: Path, answer: Path, micro_batch_s
         _write(answer, {**found, "backwards": backwards})
     except OrchestratorError as error:
         _write(answer, {**found, "activations_unknown": str(error)})
-
-
-def _build(recipe: Any, code_folder: Path) -> nn.Module:
-    with user_code(f"{type(recipe).__name__}.build_model", code_folder):
-        model: nn.Module = recipe.build_model()
-    return model
 
 
 def _parameters(model: nn.Module, chosen: Sequence[nn.Module]) -> dict[str, Any]:
@@ -122,7 +117,7 @@ def _trace_one(
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     name = f"Tracing {type(recipe).__name__} without computing it"
     with user_code(name, code_folder), fake:
-        model = _build(recipe, code_folder)
+        model = fresh_model(spec, recipe, code_folder)
     if spec.train.activation_checkpointing is not None:
         checkpoint_activations(model, spec.train.activation_checkpointing)
     if compute_type is not None:
@@ -134,7 +129,7 @@ def _trace_one(
         return trace_backward(
             model.train(),
             units(model, config),
-            CheckedLoss(recipe, code_folder),
+            training_loss(spec, recipe, code_folder),
             batch,
             fake,
             Precision(spec.train.precision, CPU).forward(),

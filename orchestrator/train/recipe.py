@@ -10,8 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from orchestrator.core import tables
 from orchestrator.core.errors import RecipeError
+from orchestrator.core.protocols import LossFunction
 from orchestrator.core.user_code import user_code
+from orchestrator.spec.job import JobSpec
 from orchestrator.spec.job import Recipe as RecipeConfig
 
 
@@ -34,6 +37,15 @@ def load_recipe(config: RecipeConfig, folder: Path) -> Any:
         raise RecipeError(f"recipe.target: {module_name} has no class {class_name!r}.")
     with user_code(f"{class_name}()", folder):
         return getattr(module, class_name)(**config.args)
+
+
+def training_loss(spec: JobSpec, recipe: Any, folder: Path) -> LossFunction:
+    """What a job trains on: the recipe's loss with what ``modulators`` make of it, the first one innermost."""
+    loss: LossFunction = CheckedLoss(recipe, folder)
+    for config in spec.modulators:
+        if config.changes == "loss":
+            loss = tables.load(tables.MODULATORS, config.name)(config).around(loss)
+    return loss
 
 
 class CheckedLoss:

@@ -35,11 +35,20 @@ def read_source(spec: JobSpec, folder: Path) -> Source:
     return Source(recipe, train_set, eval_set)
 
 
-def build_model(spec: JobSpec, recipe: Any, folder: Path) -> nn.Module:
-    """The recipe's model in host memory, with the seed's weights, set up as ``train`` asks for."""
-    seed_everything(spec.train.seed)
+def fresh_model(spec: JobSpec, recipe: Any, folder: Path) -> nn.Module:
+    """The recipe's model with the layers that ``modulators`` give it, weights as the present generators draw them."""
     with user_code(f"{type(recipe).__name__}.build_model", folder):
         model: nn.Module = recipe.build_model()
+    for config in spec.modulators:
+        if config.changes == "model":
+            model = tables.load(tables.MODULATORS, config.name)(config).change(model)
+    return model
+
+
+def build_model(spec: JobSpec, recipe: Any, folder: Path) -> nn.Module:
+    """The recipe's model in host memory, with the seed's weights, set up as ``modulators`` and ``train`` ask for."""
+    seed_everything(spec.train.seed)
+    model = fresh_model(spec, recipe, folder)
     if spec.train.activation_checkpointing is not None:
         checkpoint_activations(model, spec.train.activation_checkpointing)
     if spec.train.compile is not None:

@@ -21,7 +21,7 @@ from orchestrator.engines.base import weighted_loss
 from orchestrator.engines.precision import Precision
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.phases import phases_of
-from orchestrator.train.recipe import CheckedLoss
+from orchestrator.train.recipe import training_loss
 from orchestrator.train.sources import Source, build_model, read_source
 
 OWNER_CHUNK = 0
@@ -101,7 +101,7 @@ class WorkerModel:
         return ChunkReport(weight=weight, metrics=metrics, buffers=changed if chunk == OWNER_CHUNK else {})
 
     def _use(self, source: Source, phase: int) -> None:
-        self._loss = CheckedLoss(source.recipe, self._code)
+        self._loss = training_loss(self._phases[phase], source.recipe, self._code)
         self._reader = ChunkReader(
             source.train_set,
             getattr(source.recipe, "collate", None),

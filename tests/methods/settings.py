@@ -60,7 +60,10 @@ SETTINGS: dict[str, dict[str, dict]] = {
             "weight_prediction": {},
         }.items()
     },
-    "modulators": {"adaptive_braking": {"modulators": [{"name": "adaptive_braking", "scope": "model"}]}},
+    "modulators": {
+        name: {"modulators": [{"name": name, **arguments}]}
+        for name, arguments in {"gradient_noise": {}, "adaptive_braking": {"scope": "model"}}.items()
+    },
     "batch.controller": {
         name: {**more, "batch": {"global_size": 48, "micro_size": 12, "controller": {"name": name, **arguments}}}
         for name, arguments, more in (

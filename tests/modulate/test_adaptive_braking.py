@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from orchestrator.core import tables
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.staleness import Staleness
-from orchestrator.modulate.adaptive_braking import Braking, braked, cosines
-from orchestrator.spec.check_delayed import AVERAGING
+from orchestrator.modulate.gradient.adaptive_braking import Braking, braked, cosines
+from orchestrator.spec.check_modulators import AVERAGING
 from orchestrator.spec.methods.modulators import AdaptiveBraking
 
 UPDATES = 30

@@ -1,0 +1,1 @@
+"""What changes gradients between their sum and the optimizer's step."""

@@ -1,0 +1,1 @@
+"""What changes how a micro-batch's gradient is computed."""

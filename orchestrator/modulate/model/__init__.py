@@ -1,0 +1,1 @@
+"""What gives a recipe's model other layers."""

@@ -1,0 +1,38 @@
+"""What types cannot see of modulators: what else the job asks for that does not go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.modulators import AdaptiveBraking
+from orchestrator.spec.methods.optimizers import AdamW, Lamb, Sgd
+from orchestrator.spec.methods.package_optimizers import AdaBelief, AdaBound, Lion, NAdam, RAdam
+from orchestrator.spec.problems import Problem, shown
+
+AVERAGING = (AdamW, Lamb, RAdam, NAdam, AdaBelief, AdaBound, Lion)
+"""Optimizers that keep a running average of the gradient as it is given to them."""
+
+
+def repeated_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """Every modulator once: two of a kind would undo or square what one does."""
+    names = [modulator.name for modulator in spec.modulators]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Problem("", f"modulators.{index}.name", shown(name), "is there twice", "each modulator once")
+
+
+def braking_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """Braking compares the gradient with a momentum, and its change of the gradient must reach the weights."""
+    optimizer = spec.optimizer
+    if not any(isinstance(modulator, AdaptiveBraking) for modulator in spec.modulators):
+        return
+    if isinstance(optimizer, Sgd) and optimizer.momentum == 0:
+        message = "modulators: adaptive_braking compares the gradient with the momentum"
+        yield Problem("", "optimizer.momentum", "0", message, "a number > 0")
+    elif not isinstance(optimizer, (Sgd, *AVERAGING)):
+        names = ", ".join(str(get_args(kind.model_fields["name"].annotation)[0]) for kind in (Sgd, *AVERAGING))
+        message = "modulators: adaptive_braking needs an optimizer that averages the gradient as it is given"
+        yield Problem("", "optimizer.name", shown(optimizer.name), message, names)
