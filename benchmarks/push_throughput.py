@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -39,7 +40,8 @@ class Figure:
 
     pushes_per_s: float
     worker_s: float
-    """Mean of what a worker takes for a gradient: to ask for the weights, take them over and compute."""
+    """Mean of what a worker takes for a gradient: to ask for the weights, take them over and compute; NaN where no
+    time was told in the part that counts."""
     delay_mean: float
     refused: float
 
@@ -81,7 +83,7 @@ def _figure(run_directory: Path) -> Figure:
     refused = ("stale_pushes", "duplicate_pushes", "fenced_pushes", "refused_pushes")
     return Figure(
         pushes_per_s=(last["step"] - first["step"]) / (last["time"] - first["time"]),
-        worker_s=sum(seconds) / len(seconds),
+        worker_s=sum(seconds) / len(seconds) if seconds else math.nan,
         delay_mean=last["delay_mean"],
         refused=sum(last[name] for name in refused),
     )

@@ -43,6 +43,8 @@ class Manifest:
     """Versions of the libraries that wrote it."""
     staleness: dict[str, Any] = dataclasses.field(default_factory=dict)
     """How old gradients have been so far; empty where they cannot be old."""
+    modulators: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """State of the modulators that have one, by name."""
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""

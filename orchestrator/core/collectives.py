@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,6 +40,13 @@ class Collectives:
     def on_hosts(self) -> Collectives:
         """The same ranks in a group of their own over host memory, for a thread beside the training's."""
         return self if self.world_size == 1 else Collectives(dist.new_group(backend="gloo"))
+
+    def halves(self) -> Halves:
+        """Two halves of an even number of ranks, in rank order; called by all in the same order."""
+        half = self.world_size // 2
+        members = [range(half), range(half, self.world_size), *((rank, rank + half) for rank in range(half))]
+        groups = [dist.new_group(list(ranks)) for ranks in members]
+        return Halves(own=Collectives(groups[self.rank // half]), twins=Collectives(groups[2 + self.rank % half]))
 
     def sum_(self, tensor: Tensor, *, wait: bool = True) -> dist.Work | None:
         """Sum over ranks in place; with ``wait=False`` returns the handle to wait on (None in a world of one)."""
@@ -88,3 +96,13 @@ class Collectives:
         """Wait for all ranks."""
         if self.world_size > 1:
             dist.barrier(group=self.group)
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """The ranks in two halves; sums over a rank's half and then its twins are sums over all."""
+
+    own: Collectives
+    """Those of this rank's half."""
+    twins: Collectives
+    """This rank and the one in its place in the other half, that of the first half first."""

@@ -15,8 +15,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleNorms:
+    """What one measured step says of the groups' gradients of one module's parameters."""
+
+    sum_weighted_sq: float
+    """Sum of n_k |g_k|^2 over groups."""
+    norm_sq: float
+    """|gbar|^2, before clipping."""
+    halves_sq: tuple[float, float] | None = None
+    """|h_A|^2, |h_B|^2 of the parts that two halves of the groups have in gbar = h_A + h_B: the first half of the
+    workers, or of the only worker's micro-batches, and the rest. None where the engine was not asked for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +48,10 @@ class GroupNorms:
     """n_k in the order of ``inner_products``; None where those are."""
     inner_products: tuple[float, ...] | None = None
     """<g_k, gbar> of each group over all of the model's tensors; None where the engine was not asked for them."""
+    for_controller: bool = True
+    """Whether the batch controller has asked for them."""
+    modules: tuple[ModuleNorms, ...] | None = None
+    """Of every module, in the order of ``EngineParts.module_of``; None where the engine was not asked for them."""
 
 
 def noise_and_signal(norms: GroupNorms) -> tuple[float, float]:
@@ -173,3 +190,38 @@ class RunningStatistic:
         self._samples = int(state["samples"])
         self._sums = [float(value) for value in state["sums"]]
         self._squares = [float(value) for value in state["squares"]]
+
+
+def noise_share(norms: GroupNorms, module: int) -> float:
+    """1 - cos of the gradients of two halves of the batch, for one module, as all balanced halvings have it on average.
+
+    With S / W the variance of the step's gradient, which its groups tell without bias, this is the ratio of the means
+    over all halvings of W equal groups::
+
+        (2 S / W) / (|gbar|^2 + S / W)
+
+    Raises:
+        ValueError: where there are fewer than two groups, or modules were not measured.
+    """
+    if norms.modules is None:
+        raise ValueError("Invalid norms: modules were not measured.")
+    of_module = norms.modules[module]
+    alone = replace(norms, sum_weighted_sq=of_module.sum_weighted_sq, norm_sq=of_module.norm_sq)
+    noise, _ = noise_and_signal(alone)
+    variance = noise / norms.num_samples
+    whole = of_module.norm_sq + variance
+    return 2 * variance / whole if whole > 0 else 0.0
+
+
+def split_share(norms: GroupNorms, module: int) -> float:
+    """1 - cos of the gradients of the step's two halves, for one module; 0 where either is zero.
+
+    Raises:
+        ValueError: where halves were not measured.
+    """
+    of_module = None if norms.modules is None else norms.modules[module]
+    if of_module is None or of_module.halves_sq is None:
+        raise ValueError("Invalid norms: halves were not measured.")
+    one, other = of_module.halves_sq
+    lengths = math.sqrt(one * other)
+    return 1 - (of_module.norm_sq - one - other) / (2 * lengths) if lengths > 0 else 0.0

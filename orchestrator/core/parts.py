@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.protocols import Exchange, RoundExchange
+from orchestrator.core.signal_to_noise import SignalToNoise
 from orchestrator.spec.job import JobSpec
 
 
@@ -31,3 +32,7 @@ class EngineParts:
     """Folder of the user's files, which relative paths of the spec start from."""
     run_folder: Path
     """Folder of the job, for what an engine leaves behind."""
+    noise: SignalToNoise | None = None
+    """Told of each step's elements where somebody reads it; engines that show local gradients have it."""
+    module_of: Mapping[str, int] = field(default_factory=dict)
+    """Number of the module that each trainable parameter belongs to, by name; empty where nobody looks at modules."""

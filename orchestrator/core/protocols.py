@@ -25,6 +25,10 @@ LossFunction: TypeAlias = "Callable[[nn.Module, Any], tuple[Tensor, Mapping[str,
 """A recipe's loss: (model, batch) -> (mean loss over the batch, metrics)."""
 
 
+GradientObserver: TypeAlias = "Callable[[Tensor, Sequence[nn.Parameter]], None]"
+"""Is shown the gradients of some parameters, which lie end to end in a flat tensor."""
+
+
 class Recipe(Protocol):
     """User code: a plain class that knows no ranks, engines or Ray.
 
@@ -86,8 +90,13 @@ class Exchange(Protocol):
     def attach(self, parameters: Sequence[nn.Parameter]) -> None:
         """Take charge of the gradients of these parameters, in the same order on every rank."""
 
-    def show(self, observer: Callable[[Tensor], None] | None) -> None:
-        """Before each sum over ranks show this rank's own gradient, in pieces that become the sum; None shows none."""
+    def show(self, own: GradientObserver | None, half: GradientObserver | None = None) -> None:
+        """Show gradients until the next call, in pieces that become the sum over ranks; None shows none.
+
+        Args:
+            own: shown this rank's own gradient, before it is sent.
+            half: shown the sum over this rank's half of the ranks, of an even number; sums are made in two steps then.
+        """
 
     def begin(self, *, is_last: bool) -> None:
         """Called before each forward; after the last backward gradients must be exchanged."""
@@ -155,6 +164,31 @@ class Modulator(Protocol):
 
     def report(self) -> dict[str, Tensor]:
         """What the last step was like: scalars, equal on all ranks, without a host sync."""
+
+
+@runtime_checkable
+class MeasuringModulator(Protocol):
+    """A modulator that looks at the gradients of the model's modules, group by group."""
+
+    halves: bool
+    """Whether it looks at the step's two halves."""
+    preconditioned: bool
+    """Whether it looks at gradients divided by the root of Adam's second moment."""
+
+    def divide(self, optimizer: torch.optim.Optimizer, names: Sequence[str], module_of: Mapping[Tensor, int]) -> None:
+        """Learn the model's modules: their names, and the number of each parameter's; groups may be divided by them."""
+
+    def wants(self, step: int, *, is_warmup: bool) -> bool:
+        """Whether the coming step, after so many, is to be measured."""
+
+    def take(self, norms: GroupNorms) -> None:
+        """What was measured, equal on all ranks; called before a step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on as the undisturbed job after a resume; JSON values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore ``state_dict``."""
 
 
 class Compensation(Protocol):

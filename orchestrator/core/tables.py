@@ -59,6 +59,8 @@ COMPENSATIONS = {
 MODULATORS = {
     "gradient_noise": "orchestrator.modulate.loss.gradient_noise:NoisyLoss",
     "adaptive_braking": "orchestrator.modulate.gradient.adaptive_braking:Braking",
+    "vrgd": "orchestrator.modulate.gradient.vrgd:VarianceReduction",
+    "agvm": "orchestrator.modulate.gradient.agvm:VarianceModulation",
 }
 CONTROLLERS = {
     "constant": "orchestrator.batching.constant:ConstantController",

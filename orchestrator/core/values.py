@@ -59,6 +59,14 @@ class Measurement:
     """Samples of the step over all ranks."""
     inner_products: bool = False
     """Whether the groups' inner products with the step's gradient are wanted."""
+    for_controller: bool = True
+    """Whether the batch controller has asked, and is told."""
+    modules: bool = False
+    """Whether the numbers are wanted of every module of the model too, see ``EngineParts.module_of``."""
+    halves: bool = False
+    """Whether those of the step's two halves are wanted then."""
+    preconditioned: bool = False
+    """Whether gradients are first divided by the root of Adam's second moment, where there is one already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

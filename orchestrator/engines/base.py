@@ -30,6 +30,7 @@ class EngineBase(ABC):
         precision: autocast.
         called: what a recipe calls as its model; None is ``model``.
         groups_of_workers: whether a worker's own gradient is measured as a whole; else those of its micro-batches.
+        module_of: see ``core.parts.EngineParts``.
     """
 
     def __init__(
@@ -40,13 +41,14 @@ class EngineBase(ABC):
         *,
         called: nn.Module | None = None,
         groups_of_workers: bool = False,
+        module_of: Mapping[str, int] | None = None,
     ) -> None:
         self.model = model
         self._called = called or model
         self.tied: Mapping[str, str] = model_tensors(model)[1]
         self._collectives = collectives
         self._precision = precision
-        self._norms = GradientNorms(collectives, per_micro_batch=not groups_of_workers)
+        self._norms = GradientNorms(collectives, per_micro_batch=not groups_of_workers, module_of=module_of)
         # Running statistics are only written while training: sharing them at each step would be a message for nothing.
         self._read_in_training = [
             buffer
@@ -65,7 +67,7 @@ class EngineBase(ABC):
 
     def _watch_gradients(self) -> None:
         """Have every gradient of the step shown to ``_norms``: by default those of single micro-batches."""
-        self._norms.watch(parameter for parameter in self.model.parameters() if parameter.requires_grad)
+        self._norms.watch({name: p for name, p in self.model.named_parameters() if p.requires_grad})
 
     def measured(self) -> GroupNorms | None:
         """What was measured in the step before the last one; called once before each step."""

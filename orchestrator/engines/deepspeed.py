@@ -46,6 +46,7 @@ class UndividedDeepSpeedEngine(NativeEngine):
             Precision(parts.spec.train.precision, parts.device),
             clipping=Clipping(parts.spec.train),
             called=deepspeed_engine,
+            module_of=parts.module_of,
         )
         self._engine = deepspeed_engine
         self._loss_factor = float(parts.collectives.world_size)

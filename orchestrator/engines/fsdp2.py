@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor
 
 from orchestrator.core.parts import EngineParts
@@ -21,6 +18,7 @@ from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.modules import select_modules
 from orchestrator.engines.native import NativeEngine
 from orchestrator.engines.precision import DTYPES, Precision
+from orchestrator.engines.shown_reduce_scatter import ShownReduceScatter
 from orchestrator.spec.methods.engines import Fsdp2
 
 
@@ -43,8 +41,10 @@ class Fsdp2Engine(NativeEngine):
             Precision(parts.spec.train.precision, parts.device),
             clipping=Clipping(parts.spec.train),
             groups_of_workers=_is_divided(model),
+            module_of=parts.module_of,
         )
-        self._units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        self._unit_names = {module: name for name, module in model.named_modules() if isinstance(module, FSDPModule)}
+        self._units = list(self._unit_names)
         for unit in self._units:
             unit.set_gradient_divide_factor(1.0)
             # gloo cannot scale while it sums, and there is nothing to scale.
@@ -70,18 +70,20 @@ class Fsdp2Engine(NativeEngine):
         elif not self._shows_messages:
             # From now on: torch has no way to take its own back.
             self._shows_messages = True
+            halves = self._collectives.halves() if self._norms.wants_halves else None
             for unit in self._units:
-                unit.set_custom_reduce_scatter(_ShownReduceScatter(self._show))
+                unit.set_custom_reduce_scatter(ShownReduceScatter(unit, self._norms, halves))
+                # A message then always has the same members.
+                unit.set_reduce_scatter_unused_params(True, recurse=False)
 
     def _watch_gathered(self, unit: nn.Module, _arguments: object) -> None:
         """Watch what a unit has just gathered; the tensors of the units inside it are still divided then."""
-        gathered = [p for p in unit.parameters() if p.requires_grad and not isinstance(p, DTensor)]
-        self._norms.watch(p for p in gathered if p not in self._watched)
-        self._watched.update(gathered)
-
-    def _show(self, message: Tensor) -> None:
-        if self._norms.is_on:
-            self._norms.add(message)
+        prefix = f"{self._unit_names[unit]}." if self._unit_names[unit] else ""
+        gathered = {
+            prefix + name: p for name, p in unit.named_parameters() if p.requires_grad and not isinstance(p, DTensor)
+        }
+        self._norms.watch({name: p for name, p in gathered.items() if p not in self._watched})
+        self._watched.update(gathered.values())
 
     def _begin_backward(self, *, is_last: bool) -> None:
         for unit in self._units:
@@ -94,36 +96,6 @@ class Fsdp2Engine(NativeEngine):
 
     def _clear_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-
-
-class _ShownReduceScatter(ReduceScatter):
-    """torch's own message, shown before it is sent: a worker's gradient of one unit, with zeros between its tensors.
-
-    Args:
-        show: given the message; it is on the stream that sends.
-    """
-
-    def __init__(self, show: Callable[[Tensor], None]) -> None:
-        self._show = show
-
-    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Room for a message."""
-        return torch.empty(*size, dtype=dtype, device=device)
-
-    def __call__(
-        self,
-        output_tensor: Tensor,
-        input_tensor: Tensor,
-        group: dist.ProcessGroup,
-        op: Any,
-        async_op: bool = False,
-    ) -> dist.Work | None:
-        """Show the message and send it."""
-        self._show(input_tensor)
-        work: dist.Work | None = dist.reduce_scatter_tensor(
-            output_tensor, input_tensor, op=op, group=group, async_op=async_op
-        )
-        return work
 
 
 def _is_divided(model: nn.Module) -> bool:

@@ -11,73 +11,33 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.gradient_stats import GroupNorms
+from orchestrator.core.gradient_stats import GroupNorms, ModuleNorms
 from orchestrator.core.values import Measurement
+from orchestrator.engines.half_norms import HalfNorms
+from orchestrator.engines.norms import Runs, inner_product, module_norms, squared_norms
 
 _UNTOLD_STEPS = 2
 """Steps that are taken before a measurement is told: nobody waits for it then."""
-_RUN = 4096
-"""Elements whose squares are added in their own precision: a longer sum of them is wrong in the fourth digit."""
-
-
-def run_norms(tensor: Tensor) -> list[Tensor]:
-    """Norms of runs of elements, in vectors on the tensor's device, whose squares add up to that of the tensor."""
-    flat = tensor.detach().reshape(-1)
-    if flat.dtype in (torch.float16, torch.bfloat16):
-        flat = flat.float()
-    whole = flat.numel() // _RUN * _RUN
-    norms = [torch.linalg.vector_norm(flat[whole:], dim=0, keepdim=True)] if whole < flat.numel() else []
-    return [torch.linalg.vector_norm(flat[:whole].view(-1, _RUN), dim=1), *norms] if whole else norms
-
-
-def squared_norm(norms: list[Tensor]) -> Tensor:
-    """Sum of the squares of what ``run_norms`` gave, a float64 scalar; of nothing 0, in host memory."""
-    return torch.cat(norms).double().square().sum() if norms else torch.zeros((), dtype=torch.float64)
-
-
-def inner_product(one: Tensor, other: Tensor) -> Tensor:
-    """Sum of the products of all elements, a float64 scalar."""
-    return (one.detach().reshape(-1).double() * other.detach().reshape(-1).double()).sum()
-
-
-def squared_norm_of_sum(gradients: Iterable[Tensor | None], world_size: int) -> list[Tensor]:
-    """Parts of the squared norm of the step's gradient on this rank; what several ranks hold is divided by them."""
-    norms: dict[int, list[Tensor]] = {}
-    for gradient in gradients:
-        if gradient is not None:
-            own, copies = _own_elements(gradient, world_size)
-            norms.setdefault(copies, []).extend(run_norms(own))
-    return [squared_norm(some) / copies for copies, some in norms.items()]
-
-
-def _own_elements(gradient: Tensor, world_size: int) -> tuple[Tensor, int]:
-    """This rank's elements, and how many ranks hold them."""
-    if not isinstance(gradient, DTensor):
-        return gradient, world_size
-    mesh = gradient.device_mesh
-    sizes = (mesh.size(index) for index, place in enumerate(gradient.placements) if place.is_replicate())
-    return gradient.to_local(), math.prod(sizes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
     """One group's gradient h_k."""
 
-    square: Tensor
-    """|h_k|^2, float64."""
+    squares: Tensor
+    """|h_k|^2 of each module, [modules] in float64."""
     share: float
     """n_k / B."""
     copies: list[tuple[Tensor, Tensor]]
@@ -88,21 +48,29 @@ class GradientNorms:
     """The measurement of one engine.
 
     In a step that is measured the engine shows every piece of every group's gradient once (``add``), says what each
-    micro-batch was (``count``), and finishes with its part of the norm of the sum. What was measured is told once,
+    micro-batch was (``count``), and finishes with its part of the norms of the sum. What was measured is told once,
     when the step after the next is planned; a checkpoint keeps what was not told yet.
 
     Args:
         collectives: the job's collectives.
         per_micro_batch: whether every micro-batch is a group; else all micro-batches of a rank are one.
+        module_of: number of the module of each trainable parameter, by name; empty where nobody asks for modules.
     """
 
-    def __init__(self, collectives: Collectives, *, per_micro_batch: bool) -> None:
+    def __init__(
+        self, collectives: Collectives, *, per_micro_batch: bool, module_of: Mapping[str, int] | None = None
+    ) -> None:
         self._collectives = collectives
         self.per_micro_batch = per_micro_batch
+        self._module_of = module_of or {}
+        self._all_modules = 1 + max(self._module_of.values(), default=0)
+        self.halves = HalfNorms(collectives, self._all_modules)
+        self.metric: Callable[[str, Tensor], Tensor] | None = None
+        """Given a parameter's name and a piece of its gradient: the piece divided by the root of Adam's moment."""
         self._measurement: Measurement | None = None
-        self._norms: list[Tensor] = []
+        self._norms: list[list[Tensor]] = []
         self._copies: list[tuple[Tensor, Tensor]] = []
-        self._share = 0.0
+        self._share = self._counted = 0.0
         self._groups: list[_Group] = []
         self._handles: list[RemovableHandle] = []
         self._untold: deque[_Untold | None] = deque(maxlen=_UNTOLD_STEPS)
@@ -112,36 +80,78 @@ class GradientNorms:
         """Whether the present step is measured."""
         return self._measurement is not None
 
+    @property
+    def wants_halves(self) -> bool:
+        """Whether the step's halves are measured."""
+        return self._measurement is not None and self._measurement.halves
+
+    @property
+    def is_preconditioned(self) -> bool:
+        """Whether the engine is to show gradients divided by the root of Adam's second moment."""
+        return self._measurement is not None and self._measurement.preconditioned
+
+    @property
+    def num_modules(self) -> int:
+        """Modules that are told apart in the present step: 1 where none are."""
+        return self._all_modules if self._measurement is not None and self._measurement.modules else 1
+
+    def module(self, name: str) -> int:
+        """Number of a parameter's module in the present step."""
+        return self._module_of[name] if self.num_modules > 1 else 0
+
+    def runs(self, members: Iterable[tuple[str, int]]) -> Runs:
+        """Whose elements lie in a flat tensor: of each parameter its name and how many, one after the other."""
+        runs: list[tuple[int, int]] = []
+        for name, length in members:
+            module = self.module(name)
+            if runs and runs[-1][0] == module:
+                length += runs.pop()[1]
+            runs.append((module, length))
+        return runs
+
     def begin_step(self, measurement: Measurement | None) -> None:
         """Before the first micro-batch of a step."""
         self._measurement = measurement
+        self._counted = 0.0
+        self._open_group()
 
-    def watch(self, parameters: Iterable[Tensor], totals: Iterable[Tensor | None] = ()) -> None:
+    def _open_group(self) -> None:
+        self._norms, self._copies, self._share = [[] for _ in range(self.num_modules)], [], 0.0
+
+    def watch(self, parameters: Mapping[str, Tensor], totals: Iterable[Tensor | None] = ()) -> None:
         """Until the end of the step take every gradient that reaches these parameters as a piece of a micro-batch's.
 
         Args:
-            parameters: leaves, each reached once in a backward.
+            parameters: leaves by name, each reached once in a backward.
             totals: for each of them where its gradient of the whole step will lie; may be left out.
         """
-        for parameter, total in zip_longest(parameters, totals):
-            self.until_finish(parameter.register_hook(partial(self._take, total)))
+        for (name, parameter), total in zip_longest(parameters.items(), totals):
+            self.until_finish(parameter.register_hook(partial(self.add_of, name, total)))
 
     def until_finish(self, handle: RemovableHandle) -> None:
         """Remove a hook at the end of the step."""
         self._handles.append(handle)
 
-    def _take(self, total: Tensor | None, piece: Tensor) -> None:
-        self.add(piece, total)
+    def add_of(self, name: str, total: Tensor | None, piece: Tensor) -> None:
+        """Take a parameter's piece of a micro-batch's gradient; arguments as of ``add``."""
+        module = self.module(name)
+        if self.is_preconditioned and self.metric is not None:
+            piece = self.metric(name, piece)
+        self.add(piece, [(module, piece.numel())], total)
+        if self.wants_halves:
+            self.halves.add_piece(name, module, piece, self._counted)
 
-    def add(self, piece: Tensor, total: Tensor | None = None) -> None:
+    def add(self, piece: Tensor, runs: Runs, total: Tensor | None = None) -> None:
         """Take a piece of a group's gradient.
 
         Args:
             piece: of any shape, read at once.
+            runs: whose elements they are.
             total: where the same piece of the step's gradient will lie; None where it never does.
         """
         assert self._measurement is not None
-        self._norms += run_norms(piece)
+        for norms, more in zip(self._norms, module_norms(piece, runs, self.num_modules), strict=True):
+            norms += more
         if self._measurement.inner_products and total is not None:
             self._copies.append((piece.detach().clone(), total))
 
@@ -149,24 +159,26 @@ class GradientNorms:
         """A micro-batch that is so large a share of the global batch has been added."""
         if self._measurement is not None:
             self._share += share
+            self._counted += share
             if self.per_micro_batch:
                 self._close_group()
 
     def _close_group(self) -> None:
         # A group without samples has weight 0 and no gradient.
         if self._share > 0:
-            self._groups.append(_Group(squared_norm(self._norms), self._share, self._copies))
-        self._norms, self._copies, self._share = [], [], 0.0
+            self._groups.append(_Group(squared_norms(self._norms), self._share, self._copies))
+        self._open_group()
 
     def finish(self, parts_of_sum: list[Tensor], *, group_scale: float = 1.0, sum_scale: float = 1.0) -> None:
         """After the sum over ranks; a collective where the step is measured.
 
         Args:
-            parts_of_sum: add up to the squared norm of the step's gradient, over them and all ranks.
+            parts_of_sum: vectors [modules] that add up to the squared norms of the step's gradient, over them and all
+                ranks.
             group_scale: what the pieces were multiplied by.
             sum_scale: what the step's gradient was multiplied by.
         """
-        measurement, self._measurement = self._measurement, None
+        measurement = self._measurement
         if measurement is None:
             self._untold.append(None)
             return
@@ -175,17 +187,23 @@ class GradientNorms:
             handle.remove()
         self._handles.clear()
         groups, self._groups = self._groups, []
+        like = parts_of_sum[0]
         numbers = [
-            _total([group.square / (group.share * group_scale**2) for group in groups], parts_of_sum),
-            _total([part / sum_scale**2 for part in parts_of_sum], parts_of_sum),
-            torch.full_like(parts_of_sum[0], len(groups)),
+            _total([group.squares / (group.share * group_scale**2) for group in groups], like),
+            _total([part / sum_scale**2 for part in parts_of_sum], like),
+            torch.full_like(like[:1], len(groups)),
         ]
+        if measurement.halves:
+            numbers.append(self.halves.take_squares(like).flatten() / group_scale**2)
         if measurement.inner_products:
-            numbers += self._slots(groups, measurement.num_samples, group_scale * sum_scale, like=parts_of_sum[0])
-        message = torch.stack(numbers)
+            numbers += self._slots(groups, measurement.num_samples, group_scale * sum_scale, like=like[:1])
+        message = torch.cat(numbers)
         if self._collectives.world_size > 1:
             message = message.to(self._collectives.device, non_blocking=True)
-        self._untold.append(_Untold(measurement, message, self._collectives.sum_(message, wait=False)))
+        self._untold.append(
+            _Untold(measurement, self.num_modules, message, self._collectives.sum_(message, wait=False))
+        )
+        self._measurement = None
 
     def _slots(self, groups: list[_Group], num_samples: int, scale: float, like: Tensor) -> list[Tensor]:
         """A place for the size and then one for the product of every group of all ranks: zeros for others' groups."""
@@ -194,7 +212,7 @@ class GradientNorms:
         sizes, products = ([torch.zeros_like(like) for _ in range(num_places)] for _ in range(2))
         for place, group in enumerate(groups, first):
             sizes[place].fill_(round(group.share * num_samples))
-            products[place] = _total([inner_product(*pair) for pair in group.copies], [like]) / (group.share * scale)
+            products[place] = _total([inner_product(*pair) for pair in group.copies], like) / (group.share * scale)
         return [*sizes, *products]
 
     def tell(self) -> GroupNorms | None:
@@ -216,9 +234,9 @@ class GradientNorms:
         self._untold.extend(saved and _Untold.of(saved) for saved in state.get("untold", ()))
 
 
-def _total(numbers: list[Tensor], like: list[Tensor]) -> Tensor:
-    """Sum of scalars, on the device of the first of ``like``."""
-    return sum((number.to(like[0].device) for number in numbers), torch.zeros_like(like[0]))
+def _total(numbers: list[Tensor], like: Tensor) -> Tensor:
+    """Sum of vectors, on the device of ``like``, which has their form."""
+    return sum((number.to(like.device) for number in numbers), torch.zeros_like(like))
 
 
 class _Untold:
@@ -227,8 +245,9 @@ class _Untold:
     From a GPU they are copied behind the work of their own step: read later, they do not wait for the next one's.
     """
 
-    def __init__(self, measurement: Measurement, message: Tensor, work: dist.Work | None) -> None:
+    def __init__(self, measurement: Measurement, num_modules: int, message: Tensor, work: dist.Work | None) -> None:
         self._measurement = measurement
+        self._num_modules = num_modules
         self._message = message
         self._work = work
         self._copied: torch.cuda.Event | None = None
@@ -251,27 +270,42 @@ class _Untold:
 
     def read(self) -> GroupNorms | None:
         """The numbers; None where a gradient was not finite, as in a step that a loss scale skips."""
-        mean_square, norm_sq, num_groups, *slots = self._values()
-        if not all(map(math.isfinite, (mean_square, norm_sq, *slots))):
+        values = self._values()
+        if not all(map(math.isfinite, values)):
             return None
-        num_samples = self._measurement.num_samples
+        measurement, rest = self._measurement, iter(values)
+        mean_squares, norms_sq = (list(islice(rest, self._num_modules)) for _ in range(2))
+        num_groups = int(next(rest))
+        halves = [list(islice(rest, self._num_modules)) for _ in range(2)] if measurement.halves else None
+        slots = list(rest)
         sizes, products = slots[: len(slots) // 2], slots[len(slots) // 2 :]
         filled = [index for index, size in enumerate(sizes) if size > 0]
+        num_samples = measurement.num_samples
         return GroupNorms(
-            sum_weighted_sq=mean_square * num_samples,
-            norm_sq=norm_sq,
-            num_groups=int(num_groups),
+            sum_weighted_sq=sum(mean_squares) * num_samples,
+            norm_sq=sum(norms_sq),
+            num_groups=num_groups,
             num_samples=num_samples,
             group_sizes=tuple(int(sizes[index]) for index in filled) if slots else None,
             inner_products=tuple(products[index] for index in filled) if slots else None,
+            for_controller=measurement.for_controller,
+            modules=tuple(
+                ModuleNorms(
+                    sum_weighted_sq=mean_square * num_samples,
+                    norm_sq=norm_sq,
+                    halves_sq=None if halves is None else (halves[0][module], halves[1][module]),
+                )
+                for module, (mean_square, norm_sq) in enumerate(zip(mean_squares, norms_sq, strict=True))
+            )
+            if measurement.modules
+            else None,
         )
 
     def state(self) -> dict[str, Any]:
         """JSON values."""
-        measurement = self._measurement
         return {
-            "num_samples": measurement.num_samples,
-            "inner_products": measurement.inner_products,
+            **asdict(self._measurement),
+            "num_modules": self._num_modules,
             # JSON has no infinity.
             "values": [value if math.isfinite(value) else None for value in self._values()],
         }
@@ -279,6 +313,7 @@ class _Untold:
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> _Untold:
         """Of ``state``."""
-        measurement = Measurement(num_samples=state["num_samples"], inner_products=state["inner_products"])
-        values = [math.nan if value is None else value for value in state["values"]]
-        return cls(measurement, torch.tensor(values, dtype=torch.float64), None)
+        fields = dict(state)
+        values = [math.nan if value is None else value for value in fields.pop("values")]
+        num_modules = fields.pop("num_modules", 1)
+        return cls(Measurement(**fields), num_modules, torch.tensor(values, dtype=torch.float64), None)

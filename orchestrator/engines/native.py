@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from orchestrator.core.state_naming import (
 )
 from orchestrator.engines.base import EngineBase, choices_of, report_of, set_learning_rate
 from orchestrator.engines.clipping import Clipping
-from orchestrator.engines.gradient_norms import squared_norm_of_sum
+from orchestrator.engines.norms import squared_norms_of_sum
 from orchestrator.engines.precision import Precision
 
 
@@ -35,6 +35,7 @@ class NativeEngine(EngineBase):
         clipping: of the gradient's global norm.
         called: what a recipe calls as its model; None is ``model``.
         groups_of_workers: see the base class.
+        module_of: see the base class.
     """
 
     _loss_factor: float = 1.0
@@ -50,11 +51,16 @@ class NativeEngine(EngineBase):
         clipping: Clipping,
         called: nn.Module | None = None,
         groups_of_workers: bool = False,
+        module_of: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(model, collectives, precision, called=called, groups_of_workers=groups_of_workers)
+        super().__init__(
+            model, collectives, precision, called=called, groups_of_workers=groups_of_workers, module_of=module_of
+        )
         self.optimizer = optimizer
         self._clipping = clipping
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._by_name = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._parameters = list(self._by_name.values())
+        self._norms.metric = self._in_metric
         self._takes_loss = isinstance(optimizer, LossOptimizer)
         self._losses: list[Tensor] = []
 
@@ -91,9 +97,25 @@ class NativeEngine(EngineBase):
         """Before gradients are unscaled and clipped."""
         parts, scale = [], 1.0
         if self._norms.is_on:
-            parts = squared_norm_of_sum((p.grad for p in self._parameters), self._collectives.world_size)
+            gradients = self._measured_gradients()
+            parts = squared_norms_of_sum(gradients, self._collectives.world_size, self._norms.num_modules)
             scale = self._precision.scaler.get_scale() if self._precision.scaler.is_enabled() else 1.0
         self._norms.finish(parts, group_scale=scale * self._loss_factor, sum_scale=scale)
+
+    def _in_metric(self, name: str, gradient: Tensor) -> Tensor:
+        """A whole gradient of a parameter divided by sqrt(v) + eps, with Adam's v, which the first step has not."""
+        second_moment = self.optimizer.state.get(self._by_name[name], {}).get("exp_avg_sq")
+        if second_moment is None:
+            return gradient
+        divided: Tensor = gradient / (second_moment.view_as(gradient).sqrt() + self.optimizer.defaults["eps"])
+        return divided
+
+    def _measured_gradients(self) -> Iterator[tuple[int, Tensor | None]]:
+        for name, parameter in self._by_name.items():
+            gradient = parameter.grad
+            if gradient is not None and self._norms.is_preconditioned:
+                gradient = self._in_metric(name, gradient)
+            yield self._norms.module(name), gradient
 
     def _hand_over_loss(self) -> None:
         """Tell the optimizer the mean loss of the step, which one number from each rank adds up to."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from orchestrator.core.errors import CheckpointError
+from orchestrator.core.errors import CheckpointError, UnsupportedLayoutError
 from orchestrator.core.layout import Run, ShardLayout, by_partition
 from orchestrator.core.parts import EngineParts
 from orchestrator.core.protocols import LayerwiseOptimizer, LossFunction, MicroBatch
@@ -28,7 +28,7 @@ from orchestrator.core.zero_layout import (
 )
 from orchestrator.engines.base import EngineBase, choices_of, report_of, set_learning_rate
 from orchestrator.engines.clipping import Clipping
-from orchestrator.engines.gradient_norms import run_norms, squared_norm
+from orchestrator.engines.norms import module_norms, squared_norms
 from orchestrator.engines.precision import DynamicLossScale, Precision
 
 
@@ -48,7 +48,9 @@ class ZeroEngine(EngineBase):
         self._zero = deepspeed_engine.optimizer
         self._divides_weights = deepspeed_engine.zero_optimization_stage() == 3
         precision = Precision(parts.spec.train.precision, parts.device)
-        super().__init__(deepspeed_engine.module, parts.collectives, precision, called=deepspeed_engine)
+        super().__init__(
+            deepspeed_engine.module, parts.collectives, precision, called=deepspeed_engine, module_of=parts.module_of
+        )
         self._clipping = Clipping(parts.spec.train)
         self._zero.unscale_and_clip_grads = self._unscale_and_clip
         self._bound: float | None = None
@@ -96,18 +98,34 @@ class ZeroEngine(EngineBase):
         Clipping takes the bound of this step, and the norm of what the partition holds is measured before it.
         """
         if self._norms.is_on:
-            flats = [self._zero.fp32_partitioned_groups_flat[gradients].grad] if self._divides_weights else gradients
-            self._parts_of_sum += [squared_norm(run_norms(flat)) for flat in flats]
+            self._measure_sums(
+                [self._zero.fp32_partitioned_groups_flat[gradients].grad] if self._divides_weights else gradients
+            )
         if self._bound is None and self._clipping.is_on:
             self._bound = self._zero.clip_grad = self._clipping.bound(total_norm / self._zero.loss_scale)
         type(self._zero).unscale_and_clip_grads(self._zero, gradients, total_norm)
+
+    def _measure_sums(self, flats: Sequence[Tensor]) -> None:
+        for flat in flats:
+            module = self._module_of_partition(flat) if self._norms.num_modules > 1 else 0
+            norms = module_norms(flat, [(module, flat.numel())], self._norms.num_modules)
+            self._parts_of_sum.append(squared_norms(norms))
+
+    def _module_of_partition(self, gradient: Tensor) -> int:
+        """A partition is of one group of the optimizer's, and a group of one module."""
+        for members in by_partition(self._runs_by_name):
+            name, run = members[0]
+            if run.flat.grad is gradient:
+                return self._norms.module(name)
+        raise UnsupportedLayoutError("DeepSpeed has given a partition another gradient than its own.")
 
     def _finish_measuring(self) -> None:
         scale = self._loss_scale.scale
         parts, self._parts_of_sum = self._parts_of_sum, []
         if self._norms.is_on and not parts:
             # The gradients were not finite, and DeepSpeed has thrown them away.
-            parts = [torch.full((), torch.inf, dtype=torch.float64, device=self._engine.device)]
+            shape = (self._norms.num_modules,)
+            parts = [torch.full(shape, torch.inf, dtype=torch.float64, device=self._engine.device)]
         self._norms.finish(parts, group_scale=scale * self._collectives.world_size, sum_scale=scale)
 
     def pieces(self) -> dict[str, Piece]:

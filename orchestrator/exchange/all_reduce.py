@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from orchestrator.core.collectives import Collectives
+from orchestrator.core.collectives import Collectives, Halves
+from orchestrator.core.protocols import GradientObserver
 from orchestrator.core.values import ExchangeReport
 from orchestrator.spec.methods.distribution import AllReduce
 
@@ -60,7 +61,9 @@ class AllReduceExchange:
         self._buckets: list[_Bucket] = []
         self._works: list[dist.Work | None] = []
         self._sending = False
-        self._observer: Callable[[Tensor], None] | None = None
+        self._own: GradientObserver | None = None
+        self._half: GradientObserver | None = None
+        self._halves: Halves | None = None
 
     def attach(self, parameters: Sequence[nn.Parameter]) -> None:
         """Allocate the buckets, point every ``.grad`` into them and watch the gradients arrive."""
@@ -69,9 +72,11 @@ class AllReduceExchange:
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(partial(self._arrived, bucket))
 
-    def show(self, observer: Callable[[Tensor], None] | None) -> None:
+    def show(self, own: GradientObserver | None, half: GradientObserver | None = None) -> None:
         """Show every bucket before it is sent; where there is no other rank nothing is sent."""
-        self._observer = observer
+        self._own, self._half = own, half
+        if half is not None and self._halves is None:
+            self._halves = self._collectives.halves()
 
     def begin(self, *, is_last: bool) -> None:
         """Arm the buckets before the last backward of a step."""
@@ -86,9 +91,12 @@ class AllReduceExchange:
         """Send what is left (parameters that the loss did not touch) and wait for all messages."""
         if self._sending:
             self._send(upto=len(self._buckets))
-        for work in self._works:
+        for bucket, work in zip(self._buckets, self._works, strict=True) if self._sending else ():
             if work is not None:
                 work.wait()
+            if self._half is not None and self._halves is not None:
+                self._half(bucket.flat, bucket.parameters)
+                self._halves.twins.sum_(bucket.flat)
         num_bytes = sum(bucket.flat.numel() * bucket.flat.element_size() for bucket in self._buckets)
         self._works.clear()
         self._sending = False
@@ -115,6 +123,7 @@ class AllReduceExchange:
 
     def _send(self, *, upto: int) -> None:
         for bucket in self._buckets[len(self._works) : upto]:
-            if self._observer is not None:
-                self._observer(bucket.flat)
-            self._works.append(self._collectives.sum_(bucket.flat, wait=False))
+            if self._own is not None:
+                self._own(bucket.flat, bucket.parameters)
+            among = self._collectives if self._half is None or self._halves is None else self._halves.own
+            self._works.append(among.sum_(bucket.flat, wait=False))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.protocols import Compensation
+from orchestrator.core.protocols import Compensation, GradientObserver
 from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import ExchangeReport
 from orchestrator.exchange.all_reduce import AllReduceExchange
@@ -68,9 +68,9 @@ class DelayedExchange:
         self._newest = self._copies()
         self._staleness.read_weights = self._read_weights
 
-    def show(self, observer: Callable[[Tensor], None] | None) -> None:
+    def show(self, own: GradientObserver | None, half: GradientObserver | None = None) -> None:
         """Show what each push sums over the ranks."""
-        self._all_reduce.show(observer)
+        self._all_reduce.show(own, half)
 
     def keep_in(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the versions in an optimizer's state from its first step on: many make theirs where it is empty."""

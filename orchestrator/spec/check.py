@@ -35,7 +35,7 @@ from orchestrator.spec.check_engine import (
     offload_problems,
     with_its_file,
 )
-from orchestrator.spec.check_modulators import braking_problems, repeated_problems
+from orchestrator.spec.check_modulators import braking_problems, group_problems, repeated_problems
 from orchestrator.spec.check_optimizer import (
     adaptation_problems,
     free_steps_problems,
@@ -184,6 +184,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (compensation_problems, ("exchange", "optimizer")),
     (repeated_problems, ("modulators",)),
     (braking_problems, ("modulators", "optimizer")),
+    (group_problems, ("modulators", "optimizer", "engine", "exchange", "batch", "resources.workers")),
     (mesh_problems, ("engine", "resources.workers")),
     (offload_problems, ("engine",)),
     (deepspeed_problems, ("engine", "batch", "resources.workers", "train.clip_grad_norm", "train.precision")),

@@ -22,11 +22,13 @@ from orchestrator.core.protocols import (
     Compensation,
     Engine,
     Exchange,
+    MeasuringModulator,
     Modulator,
     RoundExchange,
     Tracker,
 )
 from orchestrator.core.run_directory import RunDirectory
+from orchestrator.core.signal_to_noise import SignalToNoise
 from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import ControllerParts, DataPosition, PhaseStart
 from orchestrator.core.worker_watch import WorkerWatch
@@ -37,6 +39,7 @@ from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.asynchronous import Asynchronous, Delayed
 from orchestrator.spec.methods.engines import LOCAL_GRADIENTS
+from orchestrator.spec.methods.modulators import Agvm, ModulatorConfig, Vrgd
 from orchestrator.spec.phases import phases_of, samples_per_step
 from orchestrator.spec.push_order import read_order
 from orchestrator.spec.scaling import scaled_optimizer, warmup_samples
@@ -45,6 +48,7 @@ from orchestrator.train.context import RankContext
 from orchestrator.train.evaluation import Evaluator
 from orchestrator.train.job import Job
 from orchestrator.train.micro_size import MicroSizeSearch
+from orchestrator.train.parameter_modules import ParameterModules, parameter_modules
 from orchestrator.train.phase_data import build_data
 from orchestrator.train.phases import Phase
 from orchestrator.train.rank_times import RankTimes
@@ -86,11 +90,9 @@ class _Assembly:
         self._source = read_source(self._phases[0], context.run_directory.code)
         self._optimizers: list[torch.optim.Optimizer] = []
         self._staleness = Staleness(is_asynchronous=isinstance(spec.exchange, Asynchronous | Delayed))
-        self._modulators: list[Modulator] = [
-            tables.load(tables.MODULATORS, config.name)(config)
-            for config in spec.modulators
-            if config.changes == "gradient"
-        ]
+        self._noise = SignalToNoise() if any(isinstance(config, Vrgd) for config in spec.modulators) else None
+        self._modulators = [self._build_modulator(config) for config in spec.modulators if config.changes == "gradient"]
+        self._modules = ParameterModules((), {})
         self._exchange: Any = None  # engines with messages of their own build none
         self._plan = _read_plan(spec, self._code)
         self._compensation = _build_compensation(
@@ -102,9 +104,25 @@ class _Assembly:
         self._times = _rank_times(spec, context, tracker, last_step=0 if checkpoint is None else step_of(checkpoint))
         self._engine = self._build_engine(self._phases[0], self._source.recipe)
         self._manifest = None if checkpoint is None else restore(spec, checkpoint, self._engine)
-        if self._manifest is not None and self._manifest.staleness:
-            self._staleness.load_state_dict(self._manifest.staleness)
+        if self._manifest is not None:
+            self._restore_modulators(self._manifest)
         self._writer = open_writer(spec, context, tracker)
+
+    def _build_modulator(self, config: ModulatorConfig) -> Modulator:
+        noise = (self._noise,) if isinstance(config, Vrgd) else ()
+        modulator: Modulator = tables.load(tables.MODULATORS, config.name)(config, *noise)
+        return modulator
+
+    def _restore_modulators(self, manifest: Manifest) -> None:
+        if manifest.staleness:
+            self._staleness.load_state_dict(manifest.staleness)
+        for config, modulator in self._named_modulators():
+            if isinstance(modulator, MeasuringModulator):
+                modulator.load_state_dict(manifest.modulators[config.name])
+
+    def _named_modulators(self) -> Iterator[tuple[ModulatorConfig, Modulator]]:
+        configs = [config for config in self._spec.modulators if config.changes == "gradient"]
+        yield from zip(configs, self._modulators, strict=True)
 
     def _find_micro_size(self) -> None:
         """Let the first phase's model try, and all phases that name no size of their own take what was found."""
@@ -221,6 +239,7 @@ class _Assembly:
                 data=data,
                 phase=start,
                 staleness=self._staleness,
+                modulators={config.name: modulator for config, modulator in self._named_modulators()},
             ),
             seed=spec.train.seed,
             rank=context.collectives.rank,
@@ -241,15 +260,21 @@ class _Assembly:
 
     def _build_engine(self, spec: JobSpec, recipe: Any) -> Engine:
         context = self._context
+        model = build_model(spec, recipe, self._code)
+        for config in spec.modulators:
+            if isinstance(config, Agvm):
+                self._modules = parameter_modules(config, recipe, model, self._code)
         parts = EngineParts(
             spec=spec,
-            model=build_model(spec, recipe, self._code),
+            model=model,
             build_optimizer=self._build_optimizer,
             build_exchange=self._build_exchange,
             collectives=context.collectives,
             device=context.device,
             code_folder=self._code,
             run_folder=context.run_directory.root,
+            noise=self._noise,
+            module_of=self._modules.module_of,
         )
         engine: Engine = tables.load(tables.ENGINES, spec.engine.name)(parts)
         return engine
@@ -276,6 +301,11 @@ class _Assembly:
             self._compensation.attach(optimizer, self._staleness)
         for modulator in self._modulators:
             modulator.attach(optimizer, self._staleness, self._shards)
+            if isinstance(modulator, MeasuringModulator):
+                named = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+                modulator.divide(
+                    optimizer, self._modules.names, {p: self._modules.module_of[name] for name, p in named}
+                )
         if isinstance(first.exchange, Delayed):
             self._exchange.keep_in(optimizer)
         if isinstance(first.exchange, Asynchronous):

@@ -6,7 +6,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.core.protocols import BatchController, Engine, LossFunction, Modulator, Saver, TrainData
+from orchestrator.core.protocols import (
+    BatchController,
+    Engine,
+    LossFunction,
+    MeasuringModulator,
+    Modulator,
+    Saver,
+    TrainData,
+)
 from orchestrator.core.values import BatchPlan, PhaseStart
 from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.train.averages import Averages
@@ -48,6 +56,11 @@ class Job:
     """Optimizer steps taken."""
     samples: int = 0
     """Samples seen by them over all ranks."""
+
+    @property
+    def measuring(self) -> list[MeasuringModulator]:
+        """The modulators that look at the gradients of the model's modules."""
+        return [modulator for modulator in self.modulators if isinstance(modulator, MeasuringModulator)]
 
     @property
     def done(self) -> bool:

@@ -52,6 +52,10 @@ def train(job: Job) -> Outcome:
 
 def _stats(job: Job) -> StepStats:
     """What the controller is shown; equal on all ranks."""
+    norms = job.engine.measured()
+    if norms is not None and norms.modules is not None:
+        for modulator in job.measuring:
+            modulator.take(norms)
     seconds = job.recorder.step_seconds(job.step - 1)
     return StepStats(
         step=job.step,
@@ -59,7 +63,7 @@ def _stats(job: Job) -> StepStats:
         loss=job.recorder.last_loss,
         lr=job.lr(job.step_samples),
         is_warmup=job.schedule.is_warmup(job.seen),
-        gradient=job.engine.measured(),
+        gradient=norms if norms is not None and norms.for_controller else None,
         step_seconds=seconds,
         timed_plan=None if seconds is None else job.plans[0],
     )
@@ -72,8 +76,7 @@ def _take_step(job: Job, plan: BatchPlan) -> None:
     num_samples, micro_batches = job.data.step(plan)
     lr = job.lr(num_samples) * plan.lr_factor
     job.averages.set(plan.averages_ratio)
-    measurement = Measurement(num_samples=num_samples, inner_products=plan.inner_products)
-    job.engine.begin_step(measurement if plan.sample_statistic else None)
+    job.engine.begin_step(_measurement(job, plan, num_samples))
     weighted: dict[str, Tensor] = {}
     # Ranks may wait for each other before this and after `stop`; what lies between is a rank's own.
     job.times.start(job.step + 1)
@@ -101,6 +104,22 @@ def _take_step(job: Job, plan: BatchPlan) -> None:
     job.recorder.record(job.step, weighted, facts)
     if plan.decision is not None:
         job.recorder.add_decision(plan.decision, lr)
+
+
+def _measurement(job: Job, plan: BatchPlan, num_samples: int) -> Measurement | None:
+    """What the controller and the modulators want to know of the coming step."""
+    is_warmup = job.schedule.is_warmup(job.seen)
+    asking = [modulator for modulator in job.measuring if modulator.wants(job.step, is_warmup=is_warmup)]
+    if not plan.sample_statistic and not asking:
+        return None
+    return Measurement(
+        num_samples=num_samples,
+        inner_products=plan.inner_products,
+        for_controller=plan.sample_statistic,
+        modules=bool(asking),
+        halves=any(modulator.halves for modulator in asking),
+        preconditioned=any(modulator.preconditioned for modulator in asking),
+    )
 
 
 def _accumulate(sums: dict[str, Tensor], micro: dict[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.checkpoint.background import CheckpointWriter, Written
@@ -10,7 +11,7 @@ from orchestrator.checkpoint.manifest import Manifest, library_versions
 from orchestrator.checkpoint.saved import SavedCheckpoint
 from orchestrator.checkpoint.store import CheckpointStore
 from orchestrator.core.errors import CheckpointError
-from orchestrator.core.protocols import BatchController, Engine, Tracker, TrainData
+from orchestrator.core.protocols import BatchController, Engine, MeasuringModulator, Modulator, Tracker, TrainData
 from orchestrator.core.shards import to_write
 from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import PhaseStart
@@ -31,6 +32,7 @@ class Snapshots:
         data: of the phase.
         phase: where the phase began.
         staleness: of the gradients so far.
+        modulators: of gradients, by name.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Snapshots:
         data: TrainData,
         phase: PhaseStart,
         staleness: Staleness,
+        modulators: Mapping[str, Modulator],
     ) -> None:
         self._spec_hash = spec_hash(spec)
         self._context = context
@@ -52,6 +55,7 @@ class Snapshots:
         self._data = data
         self._phase = phase
         self._staleness = staleness
+        self._measuring = {name: m for name, m in modulators.items() if isinstance(m, MeasuringModulator)}
         self._writer = writer
         self.poll = writer.poll
         self.wait = writer.wait
@@ -77,6 +81,7 @@ class Snapshots:
             tied=dict(self._engine.tied),
             versions=library_versions(),
             staleness=self._staleness.state_dict() if self._staleness.is_asynchronous else {},
+            modulators={name: modulator.state_dict() for name, modulator in self._measuring.items()},
         )
         mine = to_write(pieces, collectives.rank, collectives.world_size)
         self._writer.save(mine, manifest, is_current=self._context.is_current, since=started)

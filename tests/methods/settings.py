@@ -61,8 +61,13 @@ SETTINGS: dict[str, dict[str, dict]] = {
         }.items()
     },
     "modulators": {
-        name: {"modulators": [{"name": name, **arguments}]}
-        for name, arguments in {"gradient_noise": {}, "adaptive_braking": {"scope": "model"}}.items()
+        name: {"batch": {"global_size": 48, "micro_size": 12}, "modulators": [{"name": name, **arguments}]}
+        for name, arguments in {
+            "gradient_noise": {},
+            "adaptive_braking": {"scope": "model"},
+            "agvm": {"every": 1, "decay": 0.5},
+            "vrgd": {},
+        }.items()
     },
     "batch.controller": {
         name: {**more, "batch": {"global_size": 48, "micro_size": 12, "controller": {"name": name, **arguments}}}
