@@ -43,8 +43,8 @@ class Fsdp2Engine(NativeEngine):
             groups_of_workers=_is_divided(model),
             module_of=parts.module_of,
         )
-        self._unit_names = {module: name for name, module in model.named_modules() if isinstance(module, FSDPModule)}
-        self._units = list(self._unit_names)
+        self._units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        self._module_names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
         for unit in self._units:
             unit.set_gradient_divide_factor(1.0)
             # gloo cannot scale while it sums, and there is nothing to scale.
@@ -78,7 +78,7 @@ class Fsdp2Engine(NativeEngine):
 
     def _watch_gathered(self, unit: nn.Module, _arguments: object) -> None:
         """Watch what a unit has just gathered; the tensors of the units inside it are still divided then."""
-        prefix = f"{self._unit_names[unit]}." if self._unit_names[unit] else ""
+        prefix = f"{self._module_names[unit]}." if self._module_names[unit] else ""
         gathered = {
             prefix + name: p for name, p in unit.named_parameters() if p.requires_grad and not isinstance(p, DTensor)
         }
