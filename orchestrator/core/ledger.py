@@ -7,7 +7,7 @@ it. What a checkpoint keeps of the ledger is therefore exactly what its weights 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,18 +51,23 @@ class ChunkLedger:
         """Chunks that are not done."""
         return self._num_chunks - self._num_done
 
-    def lease(self, lease: int, worker: int, until_s: float) -> int | None:
+    def lease(self, lease: int, worker: int, until_s: float, *, but: Collection[int] = ()) -> int | None:
         """Give the first chunk that is still to do to a worker; None where there is none at the moment.
 
         Args:
             lease: number of the lease, never used before.
             worker: who computes it.
             until_s: moment at which the lease ends.
+            but: chunks that are left to others.
         """
-        if not self._to_do:
-            return None
-        chunk = heapq.heappop(self._to_do)
-        self._leased[chunk] = _Holder(lease, worker, until_s)
+        left = []
+        while self._to_do and self._to_do[0] in but:
+            left.append(heapq.heappop(self._to_do))
+        chunk = heapq.heappop(self._to_do) if self._to_do else None
+        for other in left:
+            heapq.heappush(self._to_do, other)
+        if chunk is not None:
+            self._leased[chunk] = _Holder(lease, worker, until_s)
         return chunk
 
     def lease_this(self, chunk: int, lease: int, worker: int) -> None:

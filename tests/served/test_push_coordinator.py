@@ -145,22 +145,53 @@ def test_an_update_of_all_workers_waits_for_who_has_not_joined_but_not_for_who_h
     assert stage.given(0) == [1]
 
 
-def test_old_pushes_are_refused_and_their_chunk_is_given_out_again() -> None:
+def test_old_pushes_are_refused_and_their_chunk_is_left_to_others() -> None:
     stage = Stage(max_delay=0, overlap=False)
     stage.join(0, 1)
     late = stage.leases[1][0]
     stage.push(0)
     stage.take()
     stage.push(1, read_version=0)
+    assert stage.take() is None
+    assert (late.chunk, stage.given(0)) == (1, [2])
+    assert stage.given(1) == [3]  # it would be too late with the same chunk again and again
+    stage.push(0)
     update = stage.take()
-    assert update is None
-    assert stage.given(1)[-1] == late.chunk == 1
-    stage.push(1, lease=stage.leases[1][-1])
-    update = stage.take()
-    assert chunks(update) == [1]
+    assert chunks(update) == [2]
     assert update is not None
     assert update.facts["stale_pushes"] == 1
     assert late.number in update.dropped
+    assert stage.given(0) == [1]
+    stage.push(0)
+    assert chunks(stage.take()) == [1]
+
+
+def test_a_worker_that_waits_for_slower_ones_is_left_nothing() -> None:
+    stage = Stage(max_delay=0, max_lead=1, overlap=False, samples=24)
+    stage.join(0, 1)
+    late = stage.leases[1][0]
+    stage.push(0)
+    stage.take()
+    stage.push(0)
+    stage.take()
+    stage.push(1, read_version=0)
+    assert stage.take() is None
+    assert stage.given(0) == []
+    assert stage.given(1) == [late.chunk]
+
+
+def test_a_chunk_is_not_left_to_others_that_are_not_there() -> None:
+    stage = Stage(max_delay=0, overlap=False, samples=16)
+    stage.join(0, 1)
+    late = stage.leases[1][0]
+    stage.push(0)
+    stage.take()
+    stage.coordinator.handle(Lost(stage.sender(0)), 1.0)
+    stage.push(1, read_version=0)
+    assert stage.take() is None
+    assert stage.given(1)[-1] == late.chunk == 1
+    stage.push(1, lease=stage.leases[1][-1])
+    assert chunks(stage.take()) == [1]
 
 
 def test_the_fast_wait_for_the_slow_within_max_lead() -> None:

@@ -82,6 +82,8 @@ class PushCoordinator:
         self._counts: Counter[str] = Counter(stale_pushes=0, duplicate_pushes=0, fenced_pushes=0, refused_pushes=0)
         self._refused_in_a_row = 0
         self._refused_of_chunk: Counter[int] = Counter()
+        self._too_slow_for: dict[int, int] = {}
+        """The worker that was last to bring a chunk's push too late."""
 
     def open(self, phase: RoundRequest, ledger: Mapping[str, Any]) -> None:
         """Begin a phase, or go on in it; the request's step is the version that the weights have."""
@@ -90,6 +92,7 @@ class PushCoordinator:
         self._ledger = ChunkLedger(num_chunks, ledger)
         self._order.open(phase.step, self._ledger)
         self._refused_of_chunk.clear()
+        self._too_slow_for.clear()
 
     def published(self, publication: Publication, now: float) -> None:
         """New weights are there to be read."""
@@ -209,6 +212,7 @@ class PushCoordinator:
         max_delay = self._config.max_delay
         if max_delay is not None and delay > max_delay:
             self._ledger.release(pushed.chunk, pushed.lease)
+            self._too_slow_for[pushed.chunk] = pushed.sender.worker
             self._drop(pushed, "stale_pushes")
             return
         verdict = self._ledger.commit(pushed.chunk, pushed.lease)
@@ -218,6 +222,7 @@ class PushCoordinator:
         self._taken.add(pushed.lease)
         self._refused_in_a_row = 0
         self._refused_of_chunk.pop(pushed.chunk, None)
+        self._too_slow_for.pop(pushed.chunk, None)
         worker = self._workers.get(pushed.sender.worker)
         if worker is not None:
             worker.num_accepted += 1
@@ -246,10 +251,18 @@ class PushCoordinator:
         for number in self._in_turn():
             worker = self._workers[number]
             while self._may_begin(worker) or self._is_stuck:
-                chunk = self._ledger.lease(self._num_leases, number, now + self._config.lease_s)
+                until_s = now + self._config.lease_s
+                chunk = self._ledger.lease(self._num_leases, number, until_s, but=self._left_to_others(number))
                 if chunk is None:
                     return
                 self._send(number, self._new_lease(chunk, None))
+
+    def _left_to_others(self, number: int) -> list[int]:
+        """Chunks whose push this worker brought too late: one that always does would compute them again and again."""
+        others = [worker for other, worker in self._workers.items() if other != number]
+        if all(worker.is_late or self._is_ahead(worker) for worker in others):
+            return []
+        return [chunk for chunk, worker in self._too_slow_for.items() if worker == number]
 
     @property
     def _is_stuck(self) -> bool:
