@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.core.collectives import Collectives
     from orchestrator.core.flat_shards import FlatShards
     from orchestrator.core.layout import ShardLayout
-    from orchestrator.core.served import RoundRequest
+    from orchestrator.core.served import ModuleSquares, RoundRequest
     from orchestrator.core.shards import Piece, SavedState
     from orchestrator.core.staleness import Staleness
 
@@ -120,6 +120,9 @@ class RoundExchange(Protocol):
 
     def collect(self, request: RoundRequest) -> dict[str, Tensor]:
         """Have a step computed; leaves the sum in the gradients and returns metrics that sum to means over shards."""
+
+    def squares(self) -> ModuleSquares | None:
+        """How long the gradients of the step's groups were, where the request asked for it; equal on all shards."""
 
     def finish(self) -> ExchangeReport:
         """What the step cost."""

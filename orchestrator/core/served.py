@@ -36,6 +36,8 @@ class RoundRequest:
     """Samples that a mean of the step is over; fewer than those drawn where some are spare."""
     micro_batch_size: int | None
     """Most samples of one backward; None takes a chunk at once."""
+    measures_modules: bool = False
+    """Whether workers tell how long the gradients of the model's modules are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,20 @@ class MessageKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleSquares:
+    """How long the gradients of some groups of samples are, module by module."""
+
+    sums: tuple[float, ...]
+    """(n_k / B) |g_k|^2 of each module, summed over the groups."""
+    num_groups: int
+
+    def __add__(self, other: ModuleSquares) -> ModuleSquares:
+        """Of both."""
+        sums = tuple(one + two for one, two in zip(self.sums, other.sums, strict=True))
+        return ModuleSquares(sums=sums, num_groups=self.num_groups + other.num_groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkReport:
     """What a worker found out about one chunk besides its gradient."""
 
@@ -101,6 +117,8 @@ class ChunkReport:
     """The loss and the recipe's metrics, each times that share."""
     buffers: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Buffers that the chunk's forward has changed, from the one chunk that owns them."""
+    squares: ModuleSquares | None = None
+    """Of its micro-batches; None where they were not asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

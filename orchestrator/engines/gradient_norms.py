@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.gradient_stats import GroupNorms, ModuleNorms
+from orchestrator.core.served import ModuleSquares
 from orchestrator.core.values import Measurement
 from orchestrator.engines.half_norms import HalfNorms
 from orchestrator.engines.norms import Runs, inner_product, module_norms, squared_norms
@@ -72,6 +73,7 @@ class GradientNorms:
         self._copies: list[tuple[Tensor, Tensor]] = []
         self._share = self._counted = 0.0
         self._groups: list[_Group] = []
+        self._elsewhere: ModuleSquares | None = None
         self._handles: list[RemovableHandle] = []
         self._untold: deque[_Untold | None] = deque(maxlen=_UNTOLD_STEPS)
 
@@ -169,6 +171,10 @@ class GradientNorms:
             self._groups.append(_Group(squared_norms(self._norms), self._share, self._copies))
         self._open_group()
 
+    def take_squares(self, squares: ModuleSquares) -> None:
+        """Take the groups that others have measured, once over all ranks."""
+        self._elsewhere = squares
+
     def finish(self, parts_of_sum: list[Tensor], *, group_scale: float = 1.0, sum_scale: float = 1.0) -> None:
         """After the sum over ranks; a collective where the step is measured.
 
@@ -193,6 +199,10 @@ class GradientNorms:
             _total([part / sum_scale**2 for part in parts_of_sum], like),
             torch.full_like(like[:1], len(groups)),
         ]
+        if self._elsewhere is not None:
+            numbers[0] = numbers[0] + numbers[0].new_tensor(self._elsewhere.sums)
+            numbers[2] = numbers[2] + self._elsewhere.num_groups
+            self._elsewhere = None
         if measurement.halves:
             numbers.append(self.halves.take_squares(like).flatten() / group_scale**2)
         if measurement.inner_products:

@@ -17,6 +17,7 @@ from orchestrator.core.state_naming import OPTIMIZER
 from orchestrator.core.values import Measurement
 from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.native import NativeEngine
+from orchestrator.engines.norms import squared_norms_of_sum
 from orchestrator.engines.precision import Precision
 
 
@@ -37,17 +38,31 @@ class ServedEngine(NativeEngine):
         _keep_only(optimizer, self._own)
         clipping = Clipping(parts.spec.train, None if collectives.world_size == 1 else collectives)
         precision = Precision(parts.spec.train.precision, parts.device)
-        super().__init__(model, optimizer, collectives, precision, clipping=clipping)
-        self._parameters = [p for p in self._parameters if id(p) in self._own]
+        super().__init__(model, optimizer, collectives, precision, clipping=clipping, module_of=parts.module_of)
+        self._by_name = {name: p for name, p in self._by_name.items() if id(p) in self._own}
+        self._parameters = list(self._by_name.values())
         self._exchange = exchange
         exchange.attach(model, self._flat_shards)
 
     def begin_step(self, measurement: Measurement | None = None) -> None:
-        """Nothing to prepare: no shard runs the model in training, or sees a worker's own gradient."""
+        """Only a measurement is prepared: no shard runs the model in training, or sees a worker's own gradient."""
+        self._norms.begin_step(measurement)
 
     def forward_backward(self, micro: MicroBatch, loss: LossFunction) -> dict[str, Tensor]:
         """Have the workers compute the step that the micro-batch asks for."""
-        return self._exchange.collect(micro.batch)
+        if not self._norms.is_on:
+            return self._exchange.collect(micro.batch)
+        return self._exchange.collect(replace(micro.batch, measures_modules=True))
+
+    def _finish_measuring(self) -> None:
+        """The workers have told of the groups; of the sum every shard has its own tensors."""
+        parts = []
+        if self._norms.is_on:
+            parts = squared_norms_of_sum(self._measured_gradients(), 1, self._norms.num_modules)
+            squares = self._exchange.squares()
+            if squares is not None and self._collectives.rank == 0:
+                self._norms.take_squares(squares)
+        self._norms.finish(parts)
 
     def step(self, lr: float) -> dict[str, Tensor | float]:
         """See the base class; what is told of layers is told of those of all shards."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, WHOLE_TENSORS, Ddp, Fsdp2
 from orchestrator.spec.methods.modulators import AdaptiveBraking, Agvm, Vrgd
 from orchestrator.spec.methods.optimizers import AdamW, Lamb, Sgd
@@ -20,6 +21,8 @@ from orchestrator.spec.methods.package_optimizers import (
 )
 from orchestrator.spec.problems import Problem, shown
 
+EXACT_SCHEMES = ("uncoded", "fractional", "cyclic", "sr_sgc", "m_sgc")
+"""Schemes whose steps are the sum over all samples."""
 AVERAGING = (AdamW, Lamb, RAdam, NAdam, AdaBelief, AdaBound, Lion)
 """Optimizers that keep a running average of the gradient as it is given to them."""
 
@@ -64,6 +67,11 @@ def group_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
 
 def _group_problems(spec: JobSpec, path: str, name: str) -> Iterator[Problem]:
     batch = spec.batch
+    if isinstance(spec.exchange, Coded) and name == "agvm":
+        if spec.exchange.scheme not in EXACT_SCHEMES:
+            message = f"exchange.scheme {spec.exchange.scheme} sums only some of the gradients that agvm compares"
+            yield Problem("", f"{path}.name", name, message, f"exchange.scheme of {', '.join(EXACT_SCHEMES)}")
+        return
     if spec.exchange.topology == "served":
         message = f"exchange: {spec.exchange.name} shows no worker's gradient"
         yield Problem("", f"{path}.name", name, message, f"exchange: all_reduce, or no {name}")
@@ -106,6 +114,9 @@ def _metric_problems(spec: JobSpec, path: str) -> Iterator[Problem]:
     if not isinstance(spec.optimizer, AdamW):
         message = f"{spec.optimizer.name} keeps no second moment as adamw does"
         yield Problem("", f"{path}.preconditioned", "true", message, f"{legal}, or optimizer: adamw")
+    if spec.exchange.topology == "served":
+        message = f"the workers of exchange: {spec.exchange.name} have no second moment"
+        yield Problem("", f"{path}.preconditioned", "true", message, f"{legal}, or exchange: all_reduce")
     if WHOLE_TENSORS not in spec.engine.provides:
         message = f"{spec.engine.title} divides the second moment among the workers"
         yield Problem("", f"{path}.preconditioned", "true", message, f"{legal}, or engine: ddp")

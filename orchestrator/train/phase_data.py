@@ -51,25 +51,9 @@ def build_data(
     Raises:
         DataError: where the data cannot be served as asked for.
     """
-    if isinstance(spec.exchange, Asynchronous):
-        request = RoundRequest(
-            model=0,
-            phase=start.index,
-            step=step,
-            position=0,
-            num_samples=total_samples,
-            num_counted=spec.batch.global_size,
-            micro_batch_size=spec.batch.planned_micro_size,
-        )
-        return UpdateData(exchange, request, position)
     if context.served is not None:
-        return RoundData(
-            model=context.served.model,
-            phase=start.index,
-            step=step,
-            total_samples=total_samples,
-            position=position,
-            draw_factor=_draw_factor(spec, context.served.links.num_workers),
+        return _served_data(
+            spec, context, start=start, position=position, step=step, total_samples=total_samples, exchange=exchange
         )
     common: dict[str, Any] = {
         "collate": getattr(source.recipe, "collate", None),
@@ -104,6 +88,39 @@ def build_data(
         loader_workers=spec.data.loader_workers,
         prefetch=spec.data.prefetch,
         **common,
+    )
+
+
+def _served_data(
+    spec: JobSpec,
+    context: RankContext,
+    *,
+    start: PhaseStart,
+    position: DataPosition,
+    step: int,
+    total_samples: int,
+    exchange: Any,
+) -> TrainData:
+    """What shards ask their workers for."""
+    assert context.served is not None
+    if isinstance(spec.exchange, Asynchronous):
+        request = RoundRequest(
+            model=0,
+            phase=start.index,
+            step=step,
+            position=0,
+            num_samples=total_samples,
+            num_counted=spec.batch.global_size,
+            micro_batch_size=spec.batch.planned_micro_size,
+        )
+        return UpdateData(exchange, request, position)
+    return RoundData(
+        model=context.served.model,
+        phase=start.index,
+        step=step,
+        total_samples=total_samples,
+        position=position,
+        draw_factor=_draw_factor(spec, context.served.links.num_workers),
     )
 
 

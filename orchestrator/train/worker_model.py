@@ -18,9 +18,12 @@ from orchestrator.core.served import ChunkReport, Handle, Publication, RoundRequ
 from orchestrator.data.chunks import ChunkReader
 from orchestrator.data.randomness import phase_seed
 from orchestrator.engines.base import weighted_loss
+from orchestrator.engines.module_squares import GroupSquaresOfModules
 from orchestrator.engines.precision import Precision
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.modulators import Agvm
 from orchestrator.spec.phases import phases_of
+from orchestrator.train.parameter_modules import parameter_modules
 from orchestrator.train.recipe import training_loss
 from orchestrator.train.sources import Source, build_model, read_source
 
@@ -64,6 +67,7 @@ class WorkerModel:
         self.gradients = shards.point_gradients()
         """One flat array for each shard; chunks add to them."""
         self._precision = Precision(spec.train.precision, device)
+        self._squares = _module_squares(self._phases[0], source.recipe, self._model, code)
         self._version = -1
         self._base_buffers: dict[str, Tensor] = {}
 
@@ -87,18 +91,30 @@ class WorkerModel:
         seed_everything(self._seed, request.step, chunk)
         weight = 0.0
         metrics: dict[str, float] = {}
+        squares = self._squares if request.measures_modules else None
+        if squares is not None:
+            squares.begin()
         try:
             for micro in self._reader.micro_batches(request, chunk, chunk_weights):
                 self._begin_micro_batch(micro)
                 value, weighted = weighted_loss(self._model, micro, self._loss, self._precision)
                 # The backward is linear: a coefficient on the loss is one on the chunk's gradient.
                 (value * coefficient).backward()
+                if squares is not None:
+                    squares.end_group(scale=coefficient, share=micro.weight)
                 weight += micro.weight
                 for name, metric in weighted.items():
                     metrics[name] = metrics.get(name, 0.0) + float(metric)
         finally:
             changed = self._restore_buffers()
-        return ChunkReport(weight=weight, metrics=metrics, buffers=changed if chunk == OWNER_CHUNK else {})
+            if squares is not None:
+                squares.end()
+        return ChunkReport(
+            weight=weight,
+            metrics=metrics,
+            buffers=changed if chunk == OWNER_CHUNK else {},
+            squares=None if squares is None else squares.take(),
+        )
 
     def _use(self, source: Source, phase: int) -> None:
         self._loss = training_loss(self._phases[phase], source.recipe, self._code)
@@ -131,6 +147,14 @@ class WorkerModel:
                 changed[name] = buffer.cpu().numpy().copy()
                 buffer.copy_(base)
         return changed
+
+
+def _module_squares(spec: JobSpec, recipe: Any, model: nn.Module, code: Path) -> GroupSquaresOfModules | None:
+    """What measures gradients module by module, where a modulator asks for it."""
+    for config in spec.modulators:
+        if isinstance(config, Agvm):
+            return GroupSquaresOfModules(model, parameter_modules(config, recipe, model, code).module_of)
+    return None
 
 
 @torch.no_grad()

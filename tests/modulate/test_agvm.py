@@ -12,7 +12,7 @@ import torch
 from engines.training import AWKWARD, engine_spec, largest_difference, prepare
 from gloo import run_on_ranks
 from modulate.side_by_side import ClippedMomentum, SideBySide
-from support import assert_same_weights, tiny_spec, train_here, weights
+from support import assert_same_weights, tiny_spec, train_here, train_on, weights
 
 from orchestrator.core.gradient_stats import GroupNorms, ModuleNorms, noise_share, split_share
 from orchestrator.core.run_directory import RunDirectory
@@ -198,6 +198,24 @@ def test_four_workers_are_one_with_four_micro_batches(tmp_path: Path, estimator:
     assert largest_difference(alone, plain) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("workers", "exchange"),
+    [
+        (4, {"scheme": "uncoded"}),
+        (4, {"scheme": "fractional", "stragglers": 1}),
+        (4, {"scheme": "cyclic", "stragglers": 1}),
+        (2, {"scheme": "fractional", "stragglers": 1}),
+    ],
+)
+def test_chunks_of_the_served_topology_are_the_groups(tmp_path: Path, workers: int, exchange: dict[str, Any]) -> None:
+    served = spec_of({"name": "ddp"}, workers, AGVM, exchange={"name": "coded", **exchange})
+    served = prepare(tmp_path / "served", served)
+    train_on(workers, served)
+    alone = prepare(tmp_path / "alone", spec_of({"name": "ddp"}, 1, AGVM))
+    train_all([str(alone.root)])
+    assert largest_difference(alone, served) < 1e-6
+
+
 @pytest.mark.distributed
 @pytest.mark.timeout(600)
 def test_halves_of_an_only_worker_under_fsdp2_and_of_an_awkward_model(tmp_path: Path) -> None:
@@ -250,6 +268,9 @@ def test_adams_metric(tmp_path: Path, workers: int) -> None:
         ({"batch": {"global_size": 16}, "workers": 1}, "batch.micro_size"),
         ({"optimizer": {"name": "prodigy"}}, "optimizer.name"),
         ({"exchange": {"name": "asynchronous"}}, "modulators.0.name"),
+        ({"exchange": {"name": "coded", "scheme": "ignore"}}, "modulators.0.name"),
+        ({"exchange": {"name": "coded"}, "agvm": {"estimator": "split"}}, "modulators.0.estimator"),
+        ({"exchange": {"name": "coded"}, "agvm": {"preconditioned": True}}, "modulators.0.preconditioned"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(tmp_path: Path, changes: dict[str, Any], path: str) -> None:

@@ -113,6 +113,9 @@ class AsynchronousExchange:
         share = float(self._collectives.rank == 0)
         return {name: torch.tensor(value * share) for name, value in _means(request.pushes).items()}
 
+    def squares(self) -> None:
+        """Of the groups of one push nobody asks."""
+
     def finish(self) -> ExchangeReport:
         """What the update cost, and how old its gradients were."""
         assert self._update is not None  # `next_update` comes first

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from orchestrator.core.served import (
     Finished,
     Joined,
     Lost,
+    ModuleSquares,
     Retired,
     RoundRequest,
     Sender,
@@ -43,6 +46,8 @@ class Closed:
     """Means over the samples in the sum."""
     buffers: Mapping[str, NDArray[Any]]
     """Buffers that the owner chunk has changed; empty where it is not in the sum."""
+    squares: ModuleSquares | None = None
+    """Of all chunks in the sum; None where they were not asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,4 +344,10 @@ def _closed(decoded: Decoded, reports: Mapping[int, ChunkReport], used: Sequence
         for name, value in reports[chunk].metrics.items():
             metrics[name] = metrics.get(name, 0.0) + value
     buffers = {name: array for chunk in used for name, array in reports[chunk].buffers.items()}
-    return Closed(decoded=decoded, metrics={name: value / weight for name, value in metrics.items()}, buffers=buffers)
+    told = [squares for chunk in used if (squares := reports[chunk].squares) is not None]
+    return Closed(
+        decoded=decoded,
+        metrics={name: value / weight for name, value in metrics.items()},
+        buffers=buffers,
+        squares=reduce(add, told) if told else None,
+    )

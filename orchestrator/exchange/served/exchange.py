@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import DivergedError
 from orchestrator.core.flat_shards import FlatShards
-from orchestrator.core.served import RoundRequest, Work
+from orchestrator.core.served import ModuleSquares, RoundRequest, Work
 from orchestrator.core.values import ExchangeReport
 from orchestrator.core.wire import from_wire
 from orchestrator.exchange.served.coordinator import Closed, GivenUp
@@ -76,6 +76,10 @@ class ServedExchange:
         self._closed = closed
         share = float(self._collectives.rank == 0)
         return {name: torch.tensor(value * share) for name, value in closed.metrics.items()}
+
+    def squares(self) -> ModuleSquares | None:
+        """How long the groups' gradients were, module by module, where the request asked for it."""
+        return None if self._closed is None else self._closed.squares
 
     def finish(self) -> ExchangeReport:
         """What the round cost."""
