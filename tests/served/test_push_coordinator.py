@@ -166,6 +166,16 @@ def test_old_pushes_are_refused_and_their_chunk_is_left_to_others() -> None:
     assert chunks(stage.take()) == [1]
 
 
+def test_the_last_chunk_is_left_to_a_worker_that_is_asked_later() -> None:
+    stage = Stage(max_delay=0, overlap=False, samples=16)
+    stage.join(0, 1)
+    stage.push(1)
+    stage.take()
+    stage.push(0, read_version=0)
+    assert stage.take() is None
+    assert (stage.given(0), stage.given(1)) == ([], [0])
+
+
 def test_a_worker_that_waits_for_slower_ones_is_left_nothing() -> None:
     stage = Stage(max_delay=0, max_lead=1, overlap=False, samples=24)
     stage.join(0, 1)

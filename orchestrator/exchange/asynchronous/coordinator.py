@@ -254,7 +254,7 @@ class PushCoordinator:
                 until_s = now + self._config.lease_s
                 chunk = self._ledger.lease(self._num_leases, number, until_s, but=self._left_to_others(number))
                 if chunk is None:
-                    return
+                    break
                 self._send(number, self._new_lease(chunk, None))
 
     def _left_to_others(self, number: int) -> list[int]:
