@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ from typing import Any
 import torch
 
 from benchmarks.learning import ROOT, table_head, table_row, train_alone
+from benchmarks.run_file import RunFile
 from orchestrator.core.errors import DivergedError
-from orchestrator.core.run_directory import read_json_lines
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_spec
 
@@ -112,31 +111,7 @@ def train(run: Run) -> tuple[Run, dict[str, Any]]:
     return run, result
 
 
-class Runs:
-    """All runs that have been made, and their file."""
-
-    def __init__(self, path: Path, processes: int) -> None:
-        self._path, self._processes = path, processes
-        self.results = {
-            Run(**{**line["run"], "multipliers": tuple(line["run"]["multipliers"])}): line["result"]
-            for line in read_json_lines(path)
-        }
-
-    def make(self, wanted: Iterable[Run]) -> None:
-        """Make those that the file does not hold yet."""
-        missing = [run for run in dict.fromkeys(wanted) if run not in self.results]
-        if not missing:
-            return
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(self._processes) as pool, self._path.open("a", encoding="utf-8") as stream:
-            for run, result in pool.imap_unordered(train, missing):
-                self.results[run] = result
-                stream.write(json.dumps({"run": asdict(run), "result": result}) + "\n")
-                stream.flush()
-                print(run, result, flush=True)
-
-
-def misalignment(runs: Runs) -> Iterator[str]:
+def misalignment(runs: RunFile[Run]) -> Iterator[str]:
     """The first table."""
     cells = {batch: [Run(batch, LR_OF_MISALIGNMENT, "still", seed) for seed in SEEDS] for batch in (SMALL, LARGE)}
     runs.make(run for cell in cells.values() for run in cell)
@@ -147,7 +122,7 @@ def misalignment(runs: Runs) -> Iterator[str]:
         yield table_row(str(batch), *(spread([phi[i] for phi in phis]) for i in range(len(MODULES))), spread(shares))
 
 
-def accuracy(runs: Runs) -> Iterator[str]:
+def accuracy(runs: RunFile[Run]) -> Iterator[str]:
     """The second table."""
     learned = {(lr, arm): [Run(LARGE, lr, arm, seed) for seed in SEEDS] for lr in RATES for arm in ("plain", "agvm")}
     runs.make(run for cell in learned.values() for run in cell)
@@ -166,7 +141,7 @@ def accuracy(runs: Runs) -> Iterator[str]:
         if not evals:
             yield table_row(f"{lr:g}", arm, "diverged", "", "", "")
             continue
-        factors = cell[0].multipliers or [
+        factors = list(cell[0].multipliers) or [
             statistics.fmean(result["factors"][i] for result in found if "factors" in result)
             for i in range(len(MODULES) if arm == "agvm" else 0)
         ]
@@ -194,7 +169,7 @@ def report(first: list[str], second: list[str], command: str) -> str:
             "",
             f"`{command}`, {date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python "
             f"{platform.python_version()}, torch {torch.__version__}.",
-            f"`jobs/scenes` with {SCENES:,} training scenes, width 8, pyramid of 16 channels; AdamW, weight decay 0.05,",
+            f"`jobs/scenes` with {SCENES:,} training scenes, width 8, pyramid of 16 channels; AdamW, decay 0.05,",
             f"cosine with 15 % warmup, {EPOCHS} epochs, {len(SEEDS)} seeds; mean ± sample deviation. AGVM: split (two",
             f"micro-batches), a measurement every {MEASURE['every']} steps after the warmup, decay {MEASURE['decay']}.",
             "Batch norm sees a micro-batch, so statistics are over half a batch.",
@@ -219,8 +194,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=None, help="default: a dated file beside this script")
     options = parser.parse_args()
-    options.runs.parent.mkdir(parents=True, exist_ok=True)
-    runs = Runs(options.runs, options.processes)
+    runs = RunFile(options.runs, options.processes, Run, train)
     text = report(
         list(misalignment(runs)), list(accuracy(runs)), f"python -m benchmarks.agvm --processes {options.processes}"
     )

@@ -20,26 +20,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
-import multiprocessing
 import os
 import platform
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.run_file import Result, RunFile
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import DivergedError
 from orchestrator.core.protocols import Tracker
-from orchestrator.core.run_directory import RunDirectory, read_json_lines
+from orchestrator.core.run_directory import RunDirectory
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_spec
 from orchestrator.train.assemble import assemble
@@ -121,9 +120,6 @@ class Run:
         ]
 
 
-Result = dict[str, Any]
-
-
 class LastEvaluation:
     """A tracker that keeps the step and the evaluation of the last line."""
 
@@ -182,8 +178,8 @@ def train(run: Run, *more: str) -> tuple[Run, Result]:
     }
 
 
-class Runs:
-    """All runs that have been made, and their file.
+class Runs(RunFile[Run]):
+    """All runs that have been made.
 
     Args:
         path: JSON lines; need not exist.
@@ -191,22 +187,7 @@ class Runs:
     """
 
     def __init__(self, path: Path, processes: int) -> None:
-        self._path = path
-        self._processes = processes
-        self.results = {Run(**line["run"]): line["result"] for line in read_json_lines(path)}
-
-    def make(self, wanted: Iterable[Run]) -> None:
-        """Make those that the file does not hold yet."""
-        missing = [run for run in dict.fromkeys(wanted) if run not in self.results]
-        if not missing:
-            return
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(self._processes) as pool, self._path.open("a", encoding="utf-8") as stream:
-            for run, result in pool.imap_unordered(train, missing):
-                self.results[run] = result
-                stream.write(json.dumps({"run": asdict(run), "result": result}) + "\n")
-                stream.flush()
-                print(run, result, flush=True)
+        super().__init__(path, processes, Run, train)
 
     def steps(self, cell: Iterable[Run]) -> int:
         """Steps of a whole training: those of the run that got farthest."""
@@ -341,7 +322,6 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=None, help="default: a dated file beside this script")
     options = parser.parse_args()
-    options.runs.parent.mkdir(parents=True, exist_ok=True)
     runs = Runs(options.runs, options.processes)
     studies = [Study(data, runs) for data in options.data]
     for study in studies:
