@@ -5,6 +5,8 @@ MEASURED = {
     "guards": {"min_measurements": 1, "cooldown_samples": 0, "confidence": 0, "max_size": 96},
 }
 """Decides after the first measured step."""
+CONVOLUTIONAL = {"recipe": {"target": "convolutional.py:Images"}}
+"""Has what changes of the model change."""
 SETTINGS: dict[str, dict[str, dict]] = {
     "optimizer": {
         "sgd": {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}},
@@ -61,8 +63,15 @@ SETTINGS: dict[str, dict[str, dict]] = {
         }.items()
     },
     "modulators": {
-        name: {"modulators": [{"name": name, **arguments}]}
-        for name, arguments in {"gradient_noise": {}, "adaptive_braking": {"scope": "model"}}.items()
+        name: {**more, "modulators": [{"name": name, **arguments}]}
+        for name, arguments, more in (
+            ("ghost_norm", {"size": 7}, CONVOLUTIONAL),
+            ("sync_batch_norm", {}, CONVOLUTIONAL),
+            ("weight_standardization", {}, CONVOLUTIONAL),
+            ("batch_channel_norm", {"groups": 4, "estimate": 0.1}, CONVOLUTIONAL),
+            ("gradient_noise", {}, {}),
+            ("adaptive_braking", {"scope": "model"}, {}),
+        )
     },
     "batch.controller": {
         name: {**more, "batch": {"global_size": 48, "micro_size": 12, "controller": {"name": name, **arguments}}}
