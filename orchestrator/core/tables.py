@@ -57,6 +57,10 @@ COMPENSATIONS = {
     "weight_prediction": "orchestrator.exchange.compensation.weight_prediction:Prediction",
 }
 MODULATORS = {
+    "ghost_norm": "orchestrator.modulate.model.ghost_norm:GhostNormalization",
+    "sync_batch_norm": "orchestrator.modulate.model.sync_batch_norm:SynchronizedNormalization",
+    "weight_standardization": "orchestrator.modulate.model.weight_standardization:StandardizedConvolutions",
+    "batch_channel_norm": "orchestrator.modulate.model.batch_channel_norm:BatchChannelNormalization",
     "gradient_noise": "orchestrator.modulate.loss.gradient_noise:NoisyLoss",
     "adaptive_braking": "orchestrator.modulate.gradient.adaptive_braking:Braking",
     "vrgd": "orchestrator.modulate.gradient.vrgd:VarianceReduction",

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.gradient_stats import GroupNorms
+from orchestrator.core.padding import UNDER_WAY
 from orchestrator.core.protocols import LayerwiseOptimizer, LossFunction, MicroBatch
 from orchestrator.core.shards import Piece, SavedState
 from orchestrator.core.state_naming import model_tensors
@@ -140,6 +141,7 @@ def weighted_loss(
     model: nn.Module, micro: MicroBatch, loss: LossFunction, precision: Precision
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a micro-batch times its share of the global batch; ``loss`` and the metrics, detached, likewise."""
+    UNDER_WAY.is_padding = micro.weight == 0
     with precision.forward():
         value, metrics = loss(model, micro.batch)
     weighted = {"loss": value, **metrics}

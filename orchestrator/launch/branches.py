@@ -151,6 +151,7 @@ class Study:
         loaded = load_spec(self.spec, self.overrides)
         assert isinstance(loaded.spec, JobSpec)
         cut = ["train.epochs=null", "train.samples=null", f"train.steps={self.trunk_steps}", "then=[]"]
+        cut.append("scaling.same_updates=false")
         warmup = loaded.spec.schedule.warmup
         kept = "null" if warmup is None else json.dumps(warmup.model_dump(mode="json"))
         cut += [f"schedule={{name: constant, warmup: {kept}}}", "batch.controller=constant"]

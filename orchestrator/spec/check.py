@@ -35,7 +35,12 @@ from orchestrator.spec.check_engine import (
     offload_problems,
     with_its_file,
 )
-from orchestrator.spec.check_modulators import braking_problems, group_problems, repeated_problems
+from orchestrator.spec.check_modulators import (
+    braking_problems,
+    group_problems,
+    normalization_problems,
+    repeated_problems,
+)
 from orchestrator.spec.check_optimizer import (
     adaptation_problems,
     free_steps_problems,
@@ -45,7 +50,7 @@ from orchestrator.spec.check_optimizer import (
     second_derivative_problems,
 )
 from orchestrator.spec.check_recipe import argument_problems, target_problems
-from orchestrator.spec.check_scaling import sde_problems, warmup_problems
+from orchestrator.spec.check_scaling import sde_problems, updates_problems, warmup_problems
 from orchestrator.spec.check_script import script_problems
 from orchestrator.spec.check_served import injection_problems, served_problems
 from orchestrator.spec.check_sweep import form_problems, trial_problems
@@ -162,6 +167,10 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
         warmup_problems,
         ("schedule.warmup", "scaling", "batch.global_size", "train.steps", "train.epochs", "train.samples"),
     ),
+    (
+        updates_problems,
+        ("scaling", "train.steps", "batch.global_size", "batch.controller", "schedule.warmup"),
+    ),
     (topology_problems, ("batch.controller.name", "exchange")),
     (groups_problems, ("batch", "resources.workers")),
     (size_problems, ("batch", "resources.workers")),
@@ -183,6 +192,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (inconsistent_problems, ("exchange", "train", "optimizer")),
     (compensation_problems, ("exchange", "optimizer")),
     (repeated_problems, ("modulators",)),
+    (normalization_problems, ("modulators", "exchange")),
     (braking_problems, ("modulators", "optimizer")),
     (group_problems, ("modulators", "optimizer", "engine", "exchange", "batch", "resources.workers")),
     (mesh_problems, ("engine", "resources.workers")),

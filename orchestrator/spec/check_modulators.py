@@ -9,7 +9,14 @@ from typing import get_args
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, WHOLE_TENSORS, Ddp, Fsdp2
-from orchestrator.spec.methods.modulators import AdaptiveBraking, Agvm, Vrgd
+from orchestrator.spec.methods.modulators import (
+    AdaptiveBraking,
+    Agvm,
+    BatchChannelNorm,
+    GhostNorm,
+    SyncBatchNorm,
+    Vrgd,
+)
 from orchestrator.spec.methods.optimizers import AdamW, Lamb, Sgd
 from orchestrator.spec.methods.package_optimizers import (
     AdaBelief,
@@ -25,6 +32,8 @@ EXACT_SCHEMES = ("uncoded", "fractional", "cyclic", "sr_sgc", "m_sgc")
 """Schemes whose steps are the sum over all samples."""
 AVERAGING = (AdamW, Lamb, RAdam, NAdam, AdaBelief, AdaBound, Lion)
 """Optimizers that keep a running average of the gradient as it is given to them."""
+OF_BATCH_NORM = (GhostNorm, SyncBatchNorm, BatchChannelNorm)
+"""Modulators that each decide what a batch norm normalizes by."""
 
 
 def repeated_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
@@ -33,6 +42,23 @@ def repeated_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Problem("", f"modulators.{index}.name", shown(name), "is there twice", "each modulator once")
+
+
+def normalization_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """Batch norms are changed once, and only workers of a process group can normalize together."""
+    chosen = [(index, each) for index, each in enumerate(spec.modulators) if isinstance(each, OF_BATCH_NORM)]
+    for index, modulator in chosen[1:]:
+        first = chosen[0][1].name
+        if modulator.name != first:
+            message = f"changes the batch norms that {first} has changed already"
+            yield Problem("", f"modulators.{index}.name", shown(modulator.name), message, "one of the two")
+    for index, modulator in chosen:
+        if isinstance(modulator, SyncBatchNorm) and spec.exchange.topology == "served":
+            message = (
+                f"normalizes over workers that compute at the same time, which those of {spec.exchange.name} do not"
+            )
+            legal = "exchange: all_reduce or delayed, or ghost_norm"
+            yield Problem("", f"modulators.{index}.name", shown(modulator.name), message, legal)
 
 
 def braking_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Checks of what the batch does to the optimizer's numbers and to the warmup."""
+"""Checks of what the batch does to the optimizer's numbers, to the warmup and to the training's length."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.phases import batch_changes
 from orchestrator.spec.problems import Problem, shown
 from orchestrator.spec.scaling import batch_ratio, scaled_beta, warmup_factor
 
@@ -39,6 +40,28 @@ def sde_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
         size = (spec.scaling.reference_batch or 1) / (1 - least)
         legal = f"less than {size:.6g}, betas above 1 - 1/k = {max(0.0, 1 - 1 / k):.4g}, or {_OTHER_RULE}"
         yield Problem("", "batch.global_size", str(spec.batch.global_size), message, legal)
+
+
+def updates_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """As many updates as at the reference batch are a length in samples, of a larger batch that does not change."""
+    scaling, size = spec.scaling, spec.batch.global_size
+    if not scaling.same_updates or scaling.reference_batch is None:
+        return
+    path = "scaling.same_updates"
+    if spec.train.steps is not None:
+        message = "train.steps is a number of updates already, whatever the batch"
+        yield Problem("", path, "true", message, "false, or train.epochs or train.samples")
+    if batch_changes(spec):
+        message = f"a batch that {spec.batch.controller.name} changes has no number of updates to be kept"
+        yield Problem("", path, "true", message, "false, or batch.controller: constant")
+    elif size < scaling.reference_batch:
+        message = (
+            f"batch.global_size = {size} takes more updates than reference_batch = {scaling.reference_batch} already"
+        )
+        yield Problem("", path, "true", message, f"false, or a batch of {scaling.reference_batch} or more")
+    if spec.schedule.warmup is not None and spec.schedule.warmup.scale_with_batch:
+        message = "scaling.same_updates makes the warmup longer by the same factor"
+        yield Problem("", "schedule.warmup.scale_with_batch", "true", message, "false")
 
 
 def warmup_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:

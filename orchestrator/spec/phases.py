@@ -8,6 +8,7 @@ from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.controllers import DEFAULT_GROWTH, Adaptive, ConstantBatch, ScheduledBatch, Seesaw
 from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.methods.served import Served
+from orchestrator.spec.scaling import length_factor
 from orchestrator.spec.section import Section
 
 PHASE_FIELDS = (
@@ -52,11 +53,37 @@ def samples_per_step(spec: JobSpec) -> int:
 
 
 def phases_of(spec: JobSpec) -> tuple[JobSpec, ...]:
-    """Each phase as a job of its own, without ``then``; a spec without further phases is its only one."""
+    """Each phase as a job of its own, without ``then``; a spec without further phases is its only one.
+
+    Lengths are those that are trained: what ``scaling.same_updates`` makes of them is in them, and no longer asked for.
+    """
     phases = [spec.model_copy(update={"then": ()})]
     for phase in spec.then:
         phases.append(_changed(phases[-1], phase))
-    return tuple(phases)
+    return tuple(_with_its_length(phase) for phase in phases)
+
+
+def _with_its_length(phase: JobSpec) -> JobSpec:
+    """With as many updates as at the reference batch, where that is asked for and `check` has nothing against it."""
+    factor = length_factor(phase.scaling, phase.batch.global_size)
+    warmup = phase.schedule.warmup
+    grows_already = warmup is not None and warmup.scale_with_batch
+    if factor == 1 or phase.train.steps is not None or batch_changes(phase) or grows_already:
+        return phase
+    update: dict[str, Any] = {
+        "train": phase.train.model_copy(update=_times(phase.train, factor)),
+        "scaling": phase.scaling.model_copy(update={"same_updates": False}),
+    }
+    if warmup is not None:
+        longer = warmup.model_copy(update=_times(warmup, factor))
+        update["schedule"] = phase.schedule.model_copy(update={"warmup": longer})
+    return phase.model_copy(update=update)
+
+
+def _times(section: Section, factor: int) -> dict[str, Any]:
+    """Lengths in passes and samples; steps are updates, and a fraction is of what has been multiplied."""
+    given = {unit: getattr(section, unit) for unit in ("epochs", "samples")}
+    return {unit: factor * length for unit, length in given.items() if length is not None}
 
 
 def _changed(before: JobSpec, phase: Phase) -> JobSpec:

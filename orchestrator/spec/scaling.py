@@ -4,6 +4,8 @@ With k = global batch size / reference batch, and phi the noise scale:
 
     none 1    linear k    sqrt k^0.5    gain k (phi + B0) / (phi + B)
     sde  k^0.5, beta -> 1 - k (1 - beta) for every beta, eps -> eps / k^0.5
+
+and of the training's length: under ``same_updates`` ceil(k) times as many samples.
 """
 
 from __future__ import annotations
@@ -18,6 +20,13 @@ from orchestrator.spec.methods.schedules import ScalingConfig, ScalingRule, Warm
 def batch_ratio(scaling: ScalingConfig, global_batch_size: int) -> float:
     """k, the batch over the reference batch; 1 without a reference."""
     return 1.0 if scaling.reference_batch is None else global_batch_size / scaling.reference_batch
+
+
+def length_factor(scaling: ScalingConfig, global_batch_size: int) -> int:
+    """By how much same_updates makes a training longer: k, rounded up; 1 without it."""
+    if not scaling.same_updates or scaling.reference_batch is None:
+        return 1
+    return -(-global_batch_size // scaling.reference_batch)
 
 
 def rate_factor(rule: ScalingRule, batch: float, reference: float, noise_scale: float = math.inf) -> float:

@@ -64,6 +64,12 @@ def test_the_jobs_own_scaling_is_not_applied_twice(tmp_path: Path) -> None:
     assert phase.scaling.reference_batch == 32
 
 
+def test_a_study_has_the_length_that_it_is_told(tmp_path: Path) -> None:
+    made = study(tmp_path, scaling={"reference_batch": 8, "same_updates": True})
+    assert job(made.trunk()).train.steps == 5
+    assert job(made.branch(Branch(batch=64, lr=0.2))).then[0].train.samples == 96
+
+
 def test_a_batch_that_workers_cannot_share_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     made = study(tmp_path, resources={"workers": 4})
     with pytest.raises(SpecError, match="each needs at least 1"):

@@ -93,6 +93,16 @@ def test_every_phase_by_hand(load):
     assert (first.division.num_micro_batches, second.division.num_micro_batches) == (1, 4)
 
 
+def test_as_many_updates_as_at_the_reference_are_planned(load):
+    """1,000 samples at a batch of 32 are 32 steps; so many of 128 take 4,000 samples."""
+    overrides = ("train.steps=null", "train.samples=1000", "scaling={same_updates: true, reference_batch: 32}")
+    warmup = "schedule={name: cosine, warmup: {samples: 100}}"
+    (only,) = phase_plans(load("", (*overrides, warmup)).spec)
+    assert (only.total_steps, only.total_samples, only.warmup_samples) == (32, 4000, 400.0)
+    (in_epochs,) = phase_plans(load("", (*overrides, "train.samples=null", "train.epochs=3")).spec)
+    assert in_epochs.epochs == 12
+
+
 def test_rules_that_leave_the_averages_alone_say_nothing_of_them(load):
     (only,) = phase_plans(load("scaling: {rule: sqrt, reference_batch: 32}\n").spec)
     assert (only.peak_lr, only.betas, only.eps) == (0.002, None, None)

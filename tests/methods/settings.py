@@ -5,6 +5,9 @@ MEASURED = {
     "guards": {"min_measurements": 1, "cooldown_samples": 0, "confidence": 0, "max_size": 96},
 }
 """Decides after the first measured step."""
+CONVOLUTIONAL = {"recipe": {"target": "convolutional.py:Images"}}
+"""Has what changes of the model change."""
+MICRO_BATCHES = {"batch": {"global_size": 48, "micro_size": 12}}
 SETTINGS: dict[str, dict[str, dict]] = {
     "optimizer": {
         "sgd": {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}},
@@ -61,13 +64,17 @@ SETTINGS: dict[str, dict[str, dict]] = {
         }.items()
     },
     "modulators": {
-        name: {"batch": {"global_size": 48, "micro_size": 12}, "modulators": [{"name": name, **arguments}]}
-        for name, arguments in {
-            "gradient_noise": {},
-            "adaptive_braking": {"scope": "model"},
-            "agvm": {"every": 1, "decay": 0.5},
-            "vrgd": {},
-        }.items()
+        name: {**more, "modulators": [{"name": name, **arguments}]}
+        for name, arguments, more in (
+            ("ghost_norm", {"size": 7}, CONVOLUTIONAL),
+            ("sync_batch_norm", {}, CONVOLUTIONAL),
+            ("weight_standardization", {}, CONVOLUTIONAL),
+            ("batch_channel_norm", {"groups": 4, "estimate": 0.1}, CONVOLUTIONAL),
+            ("gradient_noise", {}, {}),
+            ("adaptive_braking", {"scope": "model"}, {}),
+            ("agvm", {"every": 1, "decay": 0.5}, MICRO_BATCHES),
+            ("vrgd", {}, MICRO_BATCHES),
+        )
     },
     "batch.controller": {
         name: {**more, "batch": {"global_size": 48, "micro_size": 12, "controller": {"name": name, **arguments}}}

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.optimizers import AdamW, Sgd
 from orchestrator.spec.methods.schedules import ScalingConfig, Warmup
-from orchestrator.spec.scaling import scaled_beta, scaled_optimizer, scaling_factor, warmup_samples
+from orchestrator.spec.phases import phases_of
+from orchestrator.spec.scaling import length_factor, scaled_beta, scaled_optimizer, scaling_factor, warmup_samples
 
 NONE = ScalingConfig()
 
@@ -152,3 +154,58 @@ def test_sde_keeps_the_path_of_the_small_batch_where_sqrt_leaves_it(optimizer: A
     # Two seeds of the small batch itself are about 0.02 apart.
     assert distance("sde") < 0.05
     assert distance("sqrt") > 2 * distance("sde")
+
+
+@pytest.mark.parametrize(("size", "expected"), [(32, 1), (33, 2), (64, 2), (100, 4), (1024, 32), (8, 1)])
+def test_as_many_updates_take_a_multiple_of_the_samples(size: int, expected: int) -> None:
+    assert length_factor(ScalingConfig(same_updates=True, reference_batch=32), size) == expected
+    assert length_factor(ScalingConfig(reference_batch=32), size) == 1
+
+
+def with_same_updates(**sections: Any) -> JobSpec:
+    """At a batch of four times the reference."""
+    return JobSpec.model_validate(
+        {
+            "name": "updates",
+            "recipe": {"target": "recipe.py:Tiny"},
+            "train": {"epochs": 5},
+            "batch": {"global_size": 128},
+            "scaling": {"same_updates": True, "reference_batch": 32},
+            **sections,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("warmup", "expected"),
+    [
+        ({"epochs": 0.5}, {"epochs": 2.0}),
+        ({"samples": 70}, {"samples": 280}),
+        ({"steps": 7}, {}),
+        ({"fraction": 0.1}, {}),
+    ],
+)
+def test_all_lengths_but_those_in_updates_and_shares_are_multiplied(warmup: Any, expected: Any) -> None:
+    (phase,) = phases_of(with_same_updates(schedule={"name": "cosine", "warmup": warmup}))
+    assert (phase.train.epochs, phase.train.samples) == (20, None)
+    assert phase.schedule.warmup == Warmup(**(expected or warmup))
+    assert not phase.scaling.same_updates
+    assert phases_of(phase) == (phase,)
+    (in_samples,) = phases_of(with_same_updates(train={"samples": 1001}))
+    assert (in_samples.train.epochs, in_samples.train.samples) == (None, 4004)
+
+
+def test_every_phase_has_the_updates_of_its_own_reference() -> None:
+    """The milestones move with the whole: a fall of the rate after half of the training stays there."""
+    later = [
+        {"train": {"epochs": 2}},
+        {"train": {"epochs": 1}, "batch": {"global_size": 64}},
+        {"train": {"samples": 10}, "scaling": {"reference_batch": 64}},
+    ]
+    phases = phases_of(with_same_updates(then=later))
+    assert [(phase.train.epochs, phase.train.samples) for phase in phases] == [
+        (20, None),
+        (8, None),
+        (2, None),
+        (None, 10),
+    ]

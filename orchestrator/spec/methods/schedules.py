@@ -80,16 +80,22 @@ class ScalingConfig(Section):
     """none: 1; linear: k; sqrt: k^0.5; sde: k^0.5, with every beta of the optimizer turned into 1 - k (1 - beta) and
     its eps into eps / k^0.5; gain: k (phi + reference_batch) / (phi + batch.global_size), phi = noise_scale."""
     reference_batch: PositiveInt | None = None
-    """Global batch size at which the optimizer was tuned, in samples; needed by every rule but none, and by
-    schedule.warmup.scale_with_batch."""
+    """Global batch size at which the optimizer was tuned, in samples; needed by every rule but none, by
+    schedule.warmup.scale_with_batch and by same_updates."""
     noise_scale: PositiveFloat | None = None
     """Gradient noise scale in samples: variance of one sample's gradient over the squared norm of the mean gradient.
     Needed by gain and read by no other rule."""
+    same_updates: bool = False
+    """Regime adaptation (arXiv 1705.08741): train.epochs or train.samples, and a warmup in such a unit, are lengths at
+    reference_batch and are multiplied by ceil(batch.global_size / reference_batch), so that as many updates are taken
+    as there. Not with train.steps, which are updates already."""
 
     @model_validator(mode="after")
     def _what_the_rule_reads(self) -> Self:
         if self.rule != "none" and self.reference_batch is None:
             raise ValueError(f"rule {self.rule!r} needs reference_batch, the batch size at which lr was tuned")
+        if self.same_updates and self.reference_batch is None:
+            raise ValueError("same_updates needs reference_batch, the batch size whose number of updates is taken")
         if self.rule == "gain" and self.noise_scale is None:
             raise ValueError("rule 'gain' needs noise_scale, the gradient noise scale in samples")
         if self.rule != "gain" and self.noise_scale is not None:

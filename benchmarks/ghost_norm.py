@@ -1,0 +1,245 @@
+"""What normalization does to a large batch, and to micro-batches of two: nets with batch norm on digits.
+
+Real training through the product's own loop, one process of one thread each: 1,024 images to train on, 773 held out,
+SGD with momentum 0.9.
+
+1. Table 1 of "Train longer, generalize better" (arXiv 1705.08741) at a small size: three layers of 128 with batch norm,
+   20 epochs, the rate a tenth of itself after 50 and 75 % of them, gradients clipped to norm 5. The small batch is 32,
+   the large one all 1,024 images; rate x sqrt(32), ghosts of 32 and as many updates as the small batch's are added one
+   after another. Once with the labels as they are, once with 20 % of them wrong. `SEEDS`.
+2. Micro-batches of 2 (arXiv 1903.10520, 1911.09738): a small convolutional net, 250 updates of 32 images at a constant
+   rate. Each kind of normalization has the best of `RATES` by the loss of seed 100; reported are `MICRO_SEEDS`.
+
+Every run is a line of a JSON-lines file as soon as it ends; an interrupted benchmark goes on from there.
+
+    python -m benchmarks.ghost_norm --runs runs/ghost_norm.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.learning import LastEvaluation, table_head, table_row, train_alone
+from orchestrator.core.errors import DivergedError
+from orchestrator.core.run_directory import read_json_lines
+from orchestrator.spec.job import JobSpec
+
+SMALL, LARGE = 32, 1024
+EPOCHS = (10, 5, 5)
+"""Of each phase; the rate falls to a tenth between them."""
+LR = 0.1
+SEEDS = (0, 1, 2, 3, 4)
+NOISES = (0.0, 0.2)
+GHOSTS = [{"name": "ghost_norm", "size": SMALL}]
+ROOT_RULE = {"rule": "sqrt", "reference_batch": SMALL}
+LARGE_ARMS: dict[str, dict[str, Any]] = {
+    "small batch, 32": {"batch": {"global_size": SMALL}},
+    "large batch, 1,024": {"batch": {"global_size": LARGE}},
+    "+ rate x sqrt(32)": {"batch": {"global_size": LARGE}, "scaling": ROOT_RULE},
+    "+ ghosts of 32": {"batch": {"global_size": LARGE}, "scaling": ROOT_RULE, "modulators": GHOSTS},
+    "+ as many updates": {
+        "batch": {"global_size": LARGE},
+        "scaling": {**ROOT_RULE, "same_updates": True},
+        "modulators": GHOSTS,
+    },
+}
+UPDATES, MICRO = 250, 2
+RATES = (0.03, 0.1)
+CHOICE_SEED = 100
+MICRO_SEEDS = tuple(range(8))
+STANDARDIZED = {"name": "weight_standardization"}
+MICRO_ARMS: dict[str, dict[str, Any]] = {
+    "batch norm, micro-batches of 32": {"norm": "batch", "micro_size": SMALL},
+    "batch norm": {"norm": "batch"},
+    "group norm": {"norm": "group"},
+    "group norm, weight standardization": {"norm": "group", "modulators": [STANDARDIZED]},
+    "batch-channel norm, weight standardization": {
+        "norm": "batch",
+        "modulators": [STANDARDIZED, {"name": "batch_channel_norm", "groups": 4, "estimate": 0.01}],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    arm: str
+    seed: int
+    noise: float = 0.0
+    """Of an arm of the first table."""
+    lr: float = LR
+
+    @property
+    def spec(self) -> JobSpec:
+        """What is trained."""
+        return large_spec(self) if self.arm in LARGE_ARMS else micro_spec(self)
+
+
+def large_spec(run: Run) -> JobSpec:
+    """A run of the first table."""
+    first, *later = EPOCHS
+    phases = [
+        {"train": {"epochs": epochs}, "optimizer": {"lr": run.lr / 10**number}}
+        for number, epochs in enumerate(later, 1)
+    ]
+    return _spec(
+        recipe={"net": "dense", "noise": run.noise, "noise_seed": run.seed},
+        train={"epochs": first, "seed": run.seed, "clip_grad_norm": 5.0},
+        lr=run.lr,
+        **LARGE_ARMS[run.arm],
+        then=phases,
+    )
+
+
+def micro_spec(run: Run) -> JobSpec:
+    """A run of the second table."""
+    arm = {"micro_size": MICRO, "modulators": [], **MICRO_ARMS[run.arm]}
+    return _spec(
+        recipe={"net": "convolutional", "norm": arm["norm"]},
+        train={"steps": UPDATES, "seed": run.seed},
+        lr=run.lr,
+        batch={"global_size": SMALL, "micro_size": arm["micro_size"]},
+        modulators=arm["modulators"],
+    )
+
+
+def _spec(*, recipe: Mapping[str, Any], train: Mapping[str, Any], lr: float, **sections: Any) -> JobSpec:
+    return JobSpec.model_validate(
+        {
+            "name": "ghost-norm",
+            "recipe": {"target": "norm_recipe.py:Digits", "args": recipe},
+            "train": {**train, "log_every": 1000},
+            "optimizer": {"name": "sgd", "lr": lr, "momentum": 0.9},
+            "checkpoint": {"every": None, "keep": 1},
+            **sections,
+        }
+    )
+
+
+def train(run: Run) -> tuple[Run, dict[str, Any]]:
+    """Train in this process; where gradients or loss are no longer finite, accuracy and loss are None."""
+    torch.set_num_threads(1)
+    tracker, started = LastEvaluation(), time.process_time()
+    try:
+        train_alone(run.spec, Path(__file__).parent, tracker)
+    except DivergedError:
+        tracker.metrics.clear()
+    found = {name: tracker.metrics.get(f"eval/{name}") for name in ("accuracy", "loss")}
+    return run, {**found, "steps": tracker.step, "cpu_s": round(time.process_time() - started, 2)}
+
+
+Results = dict[Run, dict[str, Any]]
+
+
+def make(path: Path, processes: int, wanted: Iterable[Run]) -> Results:
+    """All runs that are wanted, those that the file does not hold yet made now."""
+    results = {Run(**line["run"]): line["result"] for line in read_json_lines(path)}
+    missing = [run for run in dict.fromkeys(wanted) if run not in results]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with multiprocessing.get_context("spawn").Pool(processes) as pool, path.open("a", encoding="utf-8") as stream:
+        for run, result in pool.imap_unordered(train, missing):
+            results[run] = result
+            stream.write(json.dumps({"run": asdict(run), "result": result}) + "\n")
+            stream.flush()
+            print(run, result, flush=True)
+    return results
+
+
+def large_runs(arm: str, noise: float) -> list[Run]:
+    """A cell of the first table."""
+    return [Run(arm, seed, noise) for seed in SEEDS]
+
+
+def choice_runs(arm: str) -> list[Run]:
+    """The runs among which the rate of a row of the second table is chosen."""
+    return [Run(arm, CHOICE_SEED, lr=lr) for lr in RATES]
+
+
+def best_rate(results: Results, arm: str) -> float:
+    """The rate of the smallest held-out loss."""
+    return min(choice_runs(arm), key=lambda run: _or(results[run]["loss"], float("inf"))).lr
+
+
+def micro_runs(results: Results, arm: str) -> list[Run]:
+    """A row of the second table."""
+    return [Run(arm, seed, lr=best_rate(results, arm)) for seed in MICRO_SEEDS]
+
+
+def report(results: Results) -> Iterator[str]:
+    """Both tables."""
+    yield "## A large batch"
+    yield ""
+    yield f"Accuracy in % on held-out images, mean +- standard deviation (smallest - largest) of {len(SEEDS)} seeds."
+    yield ""
+    yield from table_head("", "updates", *(f"{noise:.0%} wrong labels" for noise in NOISES))
+    for arm in LARGE_ARMS:
+        cells = [[results[run] for run in large_runs(arm, noise)] for noise in NOISES]
+        yield table_row(arm, str(cells[0][0]["steps"]), *map(_cell, cells))
+    yield ""
+    yield "## Micro-batches of two"
+    yield ""
+    yield f"The same of {len(MICRO_SEEDS)} seeds; the loss in nats."
+    yield ""
+    yield from table_head("normalization", "rate", "accuracy", "loss")
+    for arm in MICRO_ARMS:
+        cell = [results[run] for run in micro_runs(results, arm)]
+        yield table_row(arm, str(best_rate(results, arm)), _cell(cell), _cell(cell, "loss", scale=1.0, decimals=3))
+    yield ""
+    yield f"Accuracy in % (loss) of seed {CHOICE_SEED}, by which the rate is chosen:"
+    yield ""
+    yield from table_head("normalization", *map(str, RATES))
+    for arm in MICRO_ARMS:
+        yield table_row(arm, *(_choice(results[run]) for run in choice_runs(arm)))
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _cell(found: list[dict[str, Any]], name: str = "accuracy", *, scale: float = 100.0, decimals: int = 2) -> str:
+    values = [scale * float(result[name]) for result in found if result[name] is not None]
+    if len(values) < len(found):
+        return f"{len(found) - len(values)} of {len(found)} diverged"
+    mean, spread = statistics.mean(values), statistics.stdev(values)
+    return f"{mean:.{decimals}f} +- {spread:.{decimals}f} ({min(values):.{decimals}f} - {max(values):.{decimals}f})"
+
+
+def _choice(result: dict[str, Any]) -> str:
+    return "diverged" if result["loss"] is None else f"{100 * result['accuracy']:.1f} ({result['loss']:.3f})"
+
+
+def main() -> None:
+    """Make the runs that are missing and print the result page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="JSON-lines file of all runs")
+    parser.add_argument("--processes", type=int, default=1, help="runs at one time")
+    arguments = parser.parse_args()
+    wanted = [run for arm in LARGE_ARMS for noise in NOISES for run in large_runs(arm, noise)]
+    wanted = [*sorted(wanted, key=lambda run: run.seed), *(run for arm in MICRO_ARMS for run in choice_runs(arm))]
+    results = make(arguments.runs, arguments.processes, wanted)
+    more = (run for arm in MICRO_ARMS for run in micro_runs(results, arm))
+    wanted += sorted(more, key=lambda run: run.seed)
+    results = make(arguments.runs, arguments.processes, wanted)
+    cpu_s = sum(float(results[run]["cpu_s"]) for run in dict.fromkeys(wanted))
+    cores, load = os.cpu_count(), os.getloadavg()[0]
+    print(f"\n# Ghost norm, {cores} cores ({platform.processor() or platform.machine()}), {date.today()}\n")
+    print(f"torch {torch.__version__}, {cpu_s / 60:.0f} min of CPU time; load average at the end {load:.1f}\n")
+    print("\n".join(report(results)))
+
+
+if __name__ == "__main__":
+    main()
