@@ -15,13 +15,11 @@ Every run is a line of a JSON-lines file as soon as it ends; an interrupted benc
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -29,8 +27,8 @@ from typing import Any
 import torch
 
 from benchmarks.learning import LastEvaluation, table_head, table_row, train_alone
+from benchmarks.run_file import make_runs
 from orchestrator.core.errors import DivergedError
-from orchestrator.core.run_directory import read_json_lines
 from orchestrator.spec.job import JobSpec
 
 UPDATES = 1100
@@ -94,20 +92,6 @@ def train(run: Run) -> tuple[Run, dict[str, Any]]:
     return run, {"accuracy": accuracy, "cpu_s": round(time.process_time() - started, 2)}
 
 
-def make(path: Path, processes: int, wanted: Iterable[Run]) -> dict[Run, dict[str, Any]]:
-    """All runs that are wanted, those that the file does not hold yet made now."""
-    results = {Run(**line["run"]): line["result"] for line in read_json_lines(path)}
-    missing = [run for run in dict.fromkeys(wanted) if run not in results]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("spawn").Pool(processes) as pool, path.open("a", encoding="utf-8") as stream:
-        for run, result in pool.imap_unordered(train, missing):
-            results[run] = result
-            stream.write(json.dumps({"run": asdict(run), "result": result}) + "\n")
-            stream.flush()
-            print(run, result, flush=True)
-    return results
-
-
 def fixed(method: str, delay: int) -> list[Run]:
     """The runs of a cell of the first table."""
     return [Run(method, delay, seed=seed) for seed in SEEDS]
@@ -169,7 +153,7 @@ def main() -> None:
     wanted = [run for method in METHODS for delay in DELAYS for run in fixed(method, delay)]
     wanted += [run for method in TUNED for delay in TUNED_DELAYS for run in tuned(method, delay)]
     wanted.sort(key=lambda run: run.seed)
-    results = make(arguments.runs, arguments.processes, wanted)
+    results = make_runs(arguments.runs, arguments.processes, wanted, Run, train)
     cpu_s = sum(float(results[run]["cpu_s"]) for run in dict.fromkeys(wanted))
     cores, load = os.cpu_count(), os.getloadavg()[0]
     print(f"\n# Delay sweep, {cores} cores ({platform.processor() or platform.machine()}), {date.today()}\n")

@@ -1,16 +1,18 @@
-"""What an engine is made of."""
+"""What engines, and what works on the data of the steps ahead, are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.core.protocols import Exchange, RoundExchange
+from orchestrator.core.protocols import Exchange, LossFunction, RoundExchange
 from orchestrator.spec.job import JobSpec
 
 
@@ -31,3 +33,22 @@ class EngineParts:
     """Folder of the user's files, which relative paths of the spec start from."""
     run_folder: Path
     """Folder of the job, for what an engine leaves behind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataParts:
+    """What a phase's training looks like to something that works on the data of its coming steps."""
+
+    model: nn.Module
+    """The one that is trained, on its device."""
+    loss: LossFunction
+    """The recipe's own."""
+    forward: Callable[[], AbstractContextManager[Any]]
+    """Makes the context of a forward: its precision."""
+    device: torch.device
+    first_step: int
+    """Steps taken when the phase began."""
+    step: int
+    """Steps taken now."""
+    total_samples: int
+    """Length of the phase."""

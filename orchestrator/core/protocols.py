@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.core.collectives import Collectives
     from orchestrator.core.flat_shards import FlatShards
     from orchestrator.core.layout import ShardLayout
+    from orchestrator.core.parts import DataParts
     from orchestrator.core.served import RoundRequest
     from orchestrator.core.shards import Piece, SavedState
     from orchestrator.core.staleness import Staleness
@@ -155,6 +156,14 @@ class Modulator(Protocol):
 
     def report(self) -> dict[str, Tensor]:
         """What the last step was like: scalars, equal on all ranks, without a host sync."""
+
+
+@runtime_checkable
+class DataModulator(Modulator, Protocol):
+    """Makes something of the samples of the steps ahead while a step is computed; state is kept in the optimizer's."""
+
+    def over(self, data: TrainData, parts: DataParts) -> TrainData:
+        """A phase's data, with what was made of them in each micro-batch's ``batch``."""
 
 
 class Compensation(Protocol):

@@ -58,6 +58,10 @@ COMPENSATIONS = {
 }
 MODULATORS = {
     "gradient_noise": "orchestrator.modulate.loss.gradient_noise:NoisyLoss",
+    "sam": "orchestrator.modulate.loss.sam:SharpnessAwareLoss",
+    "saved_activations": "orchestrator.modulate.loss.saved_activations:SavedInEightBits",
+    "disadv": "orchestrator.modulate.loss.adversarial:AdversarialLoss",
+    "conadv": "orchestrator.modulate.data.conadv:ConcurrentAdversarialLoss",
     "adaptive_braking": "orchestrator.modulate.gradient.adaptive_braking:Braking",
 }
 CONTROLLERS = {

@@ -35,7 +35,14 @@ from orchestrator.spec.check_engine import (
     offload_problems,
     with_its_file,
 )
-from orchestrator.spec.check_modulators import braking_problems, repeated_problems
+from orchestrator.spec.check_modulators import (
+    ahead_problems,
+    braking_problems,
+    group_problems,
+    pass_problems,
+    repeated_problems,
+    separate_problems,
+)
 from orchestrator.spec.check_optimizer import (
     adaptation_problems,
     free_steps_problems,
@@ -184,6 +191,13 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (compensation_problems, ("exchange", "optimizer")),
     (repeated_problems, ("modulators",)),
     (braking_problems, ("modulators", "optimizer")),
+    (pass_problems, ("modulators", "exchange", "optimizer.name", "train.compile", "train.precision")),
+    (group_problems, ("modulators", "exchange", "batch", "resources.workers")),
+    (separate_problems, ("modulators", "train.activation_checkpointing")),
+    (
+        ahead_problems,
+        ("modulators", "exchange", "batch.controller.name", "data.source", "train.activation_checkpointing"),
+    ),
     (mesh_problems, ("engine", "resources.workers")),
     (offload_problems, ("engine",)),
     (deepspeed_problems, ("engine", "batch", "resources.workers", "train.clip_grad_norm", "train.precision")),

@@ -16,21 +16,24 @@ from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.core import tables
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import RecipeError
-from orchestrator.core.parts import EngineParts
+from orchestrator.core.parts import DataParts, EngineParts
 from orchestrator.core.protocols import (
     BatchController,
     Compensation,
+    DataModulator,
     Engine,
     Exchange,
     Modulator,
     RoundExchange,
     Tracker,
+    TrainData,
 )
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import ControllerParts, DataPosition, PhaseStart
 from orchestrator.core.worker_watch import WorkerWatch
 from orchestrator.data.stream import is_stream, stream_length_error
+from orchestrator.engines.precision import Precision
 from orchestrator.exchange.asynchronous.rate_watch import RateWatch
 from orchestrator.exchange.read_plan import FixedDelay, Listed, read_plan
 from orchestrator.optim.schedules import SampleSchedule
@@ -48,7 +51,7 @@ from orchestrator.train.micro_size import MicroSizeSearch
 from orchestrator.train.phase_data import build_data
 from orchestrator.train.phases import Phase
 from orchestrator.train.rank_times import RankTimes
-from orchestrator.train.recipe import training_loss
+from orchestrator.train.recipe import CheckedLoss, training_loss
 from orchestrator.train.recorder import Recorder
 from orchestrator.train.snapshots import Snapshots, open_writer, restore
 from orchestrator.train.sources import build_model, count_ahead, count_samples, read_source
@@ -86,10 +89,11 @@ class _Assembly:
         self._source = read_source(self._phases[0], context.run_directory.code)
         self._optimizers: list[torch.optim.Optimizer] = []
         self._staleness = Staleness(is_asynchronous=isinstance(spec.exchange, Asynchronous | Delayed))
+        # Those of the data watch the optimizer too, whose state is what checkpoints keep.
         self._modulators: list[Modulator] = [
             tables.load(tables.MODULATORS, config.name)(config)
             for config in spec.modulators
-            if config.changes == "gradient"
+            if config.changes & {"data", "gradient"}
         ]
         self._exchange: Any = None  # engines with messages of their own build none
         self._plan = _read_plan(spec, self._code)
@@ -175,17 +179,7 @@ class _Assembly:
             controller.load_state_dict(manifest.controller)
         step = start.step if manifest is None else manifest.step
         in_all = NO_END if num_samples is None else num_samples
-        data = build_data(
-            spec,
-            source,
-            context,
-            start=start,
-            position=position,
-            step=step,
-            total_samples=in_all,
-            exchange=self._exchange,
-            plan=self._plan,
-        )
+        data = self._data(spec, start, position, step=step, total_samples=in_all)
         if isinstance(spec.exchange, Delayed):
             self._exchange.open(step)
         return Job(
@@ -233,6 +227,35 @@ class _Assembly:
             step=step,
             samples=start.samples + position.samples,
         )
+
+    def _data(
+        self, spec: JobSpec, start: PhaseStart, position: DataPosition, *, step: int, total_samples: int
+    ) -> TrainData:
+        """The samples of a phase, with what is made of them ahead of their step."""
+        data = build_data(
+            spec,
+            self._source,
+            self._context,
+            start=start,
+            position=position,
+            step=step,
+            total_samples=total_samples,
+            exchange=self._exchange,
+            plan=self._plan,
+        )
+        for modulator in self._modulators:
+            if isinstance(modulator, DataModulator):
+                parts = DataParts(
+                    model=self._engine.model,
+                    loss=CheckedLoss(self._source.recipe, self._code),
+                    forward=Precision(spec.train.precision, self._context.device).forward,
+                    device=self._context.device,
+                    first_step=start.step,
+                    step=step,
+                    total_samples=total_samples,
+                )
+                data = modulator.over(data, parts)
+        return data
 
     @property
     def _shards(self) -> Collectives | None:

@@ -61,8 +61,19 @@ SETTINGS: dict[str, dict[str, dict]] = {
         }.items()
     },
     "modulators": {
-        name: {"modulators": [{"name": name, **arguments}]}
-        for name, arguments in {"gradient_noise": {}, "adaptive_braking": {"scope": "model"}}.items()
+        name: {"modulators": [{"name": name, **arguments}], **more}
+        for name, arguments, more in (
+            ("gradient_noise", {}, {}),
+            ("sam", {"m": 12}, {}),
+            (
+                "saved_activations",
+                {"min_elements": 64, "group": 64, "stochastic": True},
+                {"recipe": {"target": "tiny.py:Digits", "args": {"hidden": 64}}},
+            ),
+            ("disadv", {"epsilon": 0.05}, {"recipe": {"target": "tiny.py:Digits", "args": {"batch_norm": True}}}),
+            ("conadv", {"epsilon": 0.05, "statistics": "shared", "staleness": 2}, {}),
+            ("adaptive_braking", {"scope": "model"}, {}),
+        )
     },
     "batch.controller": {
         name: {**more, "batch": {"global_size": 48, "micro_size": 12, "controller": {"name": name, **arguments}}}

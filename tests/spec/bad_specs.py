@@ -5,6 +5,7 @@ from spec.bad_controllers import CONTROLLERS
 from spec.bad_delayed import DELAYED
 from spec.bad_engines import ACCELERATE, DEEPSPEED, ENGINES
 from spec.bad_fields import KEYS, TYPES, VALUES
+from spec.bad_modulators import MODULATORS
 from spec.bad_overrides import BASES, OVERRIDES
 from spec.bad_recipes import COMBINATIONS, PHASES, RECIPES, SCALING
 from spec.bad_scripts import SCRIPT_FIELDS, SCRIPT_FILES
@@ -36,4 +37,5 @@ BAD_SPECS: list[BadSpec] = [
     *CODED,
     *DELAYED,
     *CONTROLLERS,
+    *MODULATORS,
 ]
