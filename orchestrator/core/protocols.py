@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.core.collectives import Collectives
     from orchestrator.core.flat_shards import FlatShards
     from orchestrator.core.layout import ShardLayout
+    from orchestrator.core.parts import DataParts
     from orchestrator.core.served import ModuleSquares, RoundRequest
     from orchestrator.core.shards import Piece, SavedState
     from orchestrator.core.staleness import Staleness
@@ -192,6 +193,14 @@ class MeasuringModulator(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore ``state_dict``."""
+
+
+@runtime_checkable
+class DataModulator(Modulator, Protocol):
+    """Makes something of the samples of the steps ahead while a step is computed; state is kept in the optimizer's."""
+
+    def over(self, data: TrainData, parts: DataParts) -> TrainData:
+        """A phase's data, with what was made of them in each micro-batch's ``batch``."""
 
 
 class Compensation(Protocol):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from orchestrator.core.batches import map_tensors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,15 +26,4 @@ class LoadedMicroBatch:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """The same structure with every tensor inside dicts, lists and tuples moved; anything else is left as it is."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, MutableMapping):
-        moved = copy.copy(batch)
-        moved.update({key: to_device(value, device) for key, value in batch.items()})
-        return moved
-    if isinstance(batch, list):
-        return [to_device(value, device) for value in batch]
-    if isinstance(batch, tuple):
-        values = [to_device(value, device) for value in batch]
-        return type(batch)(*values) if hasattr(batch, "_fields") else tuple(values)
-    return batch
+    return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))

@@ -1,1 +1,1 @@
-"""What changes a recipe's model, its loss, or the gradients that come of them."""
+"""What changes a recipe's model, its loss, the samples of the steps ahead, or the gradients that come of them."""

@@ -35,12 +35,13 @@ from orchestrator.spec.check_engine import (
     offload_problems,
     with_its_file,
 )
+from orchestrator.spec.check_loss_modulators import ahead_problems, group_problems, pass_problems, separate_problems
 from orchestrator.spec.check_modulators import (
     braking_problems,
-    group_problems,
     normalization_problems,
     repeated_problems,
 )
+from orchestrator.spec.check_module_noise import noise_problems
 from orchestrator.spec.check_optimizer import (
     adaptation_problems,
     free_steps_problems,
@@ -194,7 +195,14 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (repeated_problems, ("modulators",)),
     (normalization_problems, ("modulators", "exchange")),
     (braking_problems, ("modulators", "optimizer")),
-    (group_problems, ("modulators", "optimizer", "engine", "exchange", "batch", "resources.workers")),
+    (noise_problems, ("modulators", "optimizer", "engine", "exchange", "batch", "resources.workers")),
+    (pass_problems, ("modulators", "exchange", "optimizer.name", "train.compile", "train.precision")),
+    (group_problems, ("modulators", "exchange", "batch", "resources.workers")),
+    (separate_problems, ("modulators", "train.activation_checkpointing")),
+    (
+        ahead_problems,
+        ("modulators", "exchange", "batch.controller.name", "data.source", "train.activation_checkpointing"),
+    ),
     (mesh_problems, ("engine", "resources.workers")),
     (offload_problems, ("engine",)),
     (deepspeed_problems, ("engine", "batch", "resources.workers", "train.clip_grad_norm", "train.precision")),

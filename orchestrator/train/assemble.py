@@ -16,16 +16,18 @@ from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.core import tables
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import RecipeError
-from orchestrator.core.parts import EngineParts
+from orchestrator.core.parts import DataParts, EngineParts
 from orchestrator.core.protocols import (
     BatchController,
     Compensation,
+    DataModulator,
     Engine,
     Exchange,
     MeasuringModulator,
     Modulator,
     RoundExchange,
     Tracker,
+    TrainData,
 )
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.signal_to_noise import SignalToNoise
@@ -33,13 +35,15 @@ from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import ControllerParts, DataPosition, PhaseStart
 from orchestrator.core.worker_watch import WorkerWatch
 from orchestrator.data.stream import is_stream, stream_length_error
+from orchestrator.engines.precision import Precision
 from orchestrator.exchange.asynchronous.rate_watch import RateWatch
 from orchestrator.exchange.read_plan import FixedDelay, Listed, read_plan
 from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.asynchronous import Asynchronous, Delayed
 from orchestrator.spec.methods.engines import LOCAL_GRADIENTS
-from orchestrator.spec.methods.modulators import Agvm, ModulatorConfig, Vrgd
+from orchestrator.spec.methods.gradient_modulators import Agvm, Vrgd
+from orchestrator.spec.methods.modulators import ModulatorConfig
 from orchestrator.spec.phases import phases_of, samples_per_step
 from orchestrator.spec.push_order import read_order
 from orchestrator.spec.scaling import scaled_optimizer, warmup_samples
@@ -52,7 +56,7 @@ from orchestrator.train.parameter_modules import ParameterModules, parameter_mod
 from orchestrator.train.phase_data import build_data
 from orchestrator.train.phases import Phase
 from orchestrator.train.rank_times import RankTimes
-from orchestrator.train.recipe import training_loss
+from orchestrator.train.recipe import CheckedLoss, training_loss
 from orchestrator.train.recorder import Recorder
 from orchestrator.train.snapshots import Snapshots, open_writer, restore
 from orchestrator.train.sources import build_model, count_ahead, count_samples, read_source
@@ -91,7 +95,12 @@ class _Assembly:
         self._optimizers: list[torch.optim.Optimizer] = []
         self._staleness = Staleness(is_asynchronous=isinstance(spec.exchange, Asynchronous | Delayed))
         self._noise = SignalToNoise() if any(isinstance(config, Vrgd) for config in spec.modulators) else None
-        self._modulators = [self._build_modulator(config) for config in spec.modulators if config.changes == "gradient"]
+        # Those of the data watch the optimizer too, whose state is what checkpoints keep.
+        self._modulators = {
+            config.name: self._build_modulator(config)
+            for config in spec.modulators
+            if config.changes & {"data", "gradient"}
+        }
         self._modules = ParameterModules((), {})
         self._exchange: Any = None  # engines with messages of their own build none
         self._plan = _read_plan(spec, self._code)
@@ -116,13 +125,9 @@ class _Assembly:
     def _restore_modulators(self, manifest: Manifest) -> None:
         if manifest.staleness:
             self._staleness.load_state_dict(manifest.staleness)
-        for config, modulator in self._named_modulators():
+        for name, modulator in self._modulators.items():
             if isinstance(modulator, MeasuringModulator):
-                modulator.load_state_dict(manifest.modulators[config.name])
-
-    def _named_modulators(self) -> Iterator[tuple[ModulatorConfig, Modulator]]:
-        configs = [config for config in self._spec.modulators if config.changes == "gradient"]
-        yield from zip(configs, self._modulators, strict=True)
+                modulator.load_state_dict(manifest.modulators[name])
 
     def _find_micro_size(self) -> None:
         """Let the first phase's model try, and all phases that name no size of their own take what was found."""
@@ -193,22 +198,12 @@ class _Assembly:
             controller.load_state_dict(manifest.controller)
         step = start.step if manifest is None else manifest.step
         in_all = NO_END if num_samples is None else num_samples
-        data = build_data(
-            spec,
-            source,
-            context,
-            start=start,
-            position=position,
-            step=step,
-            total_samples=in_all,
-            exchange=self._exchange,
-            plan=self._plan,
-        )
+        data = self._data(spec, start, position, step=step, total_samples=in_all)
         if isinstance(spec.exchange, Delayed):
             self._exchange.open(step)
         return Job(
             engine=self._engine,
-            modulators=self._modulators,
+            modulators=list(self._modulators.values()),
             loss=training_loss(spec, source.recipe, self._code),
             data=data,
             controller=controller,
@@ -239,7 +234,7 @@ class _Assembly:
                 data=data,
                 phase=start,
                 staleness=self._staleness,
-                modulators={config.name: modulator for config, modulator in self._named_modulators()},
+                modulators=self._modulators,
             ),
             seed=spec.train.seed,
             rank=context.collectives.rank,
@@ -252,6 +247,35 @@ class _Assembly:
             step=step,
             samples=start.samples + position.samples,
         )
+
+    def _data(
+        self, spec: JobSpec, start: PhaseStart, position: DataPosition, *, step: int, total_samples: int
+    ) -> TrainData:
+        """The samples of a phase, with what is made of them ahead of their step."""
+        data = build_data(
+            spec,
+            self._source,
+            self._context,
+            start=start,
+            position=position,
+            step=step,
+            total_samples=total_samples,
+            exchange=self._exchange,
+            plan=self._plan,
+        )
+        for modulator in self._modulators.values():
+            if isinstance(modulator, DataModulator):
+                parts = DataParts(
+                    model=self._engine.model,
+                    loss=CheckedLoss(self._source.recipe, self._code),
+                    forward=Precision(spec.train.precision, self._context.device).forward,
+                    device=self._context.device,
+                    first_step=start.step,
+                    step=step,
+                    total_samples=total_samples,
+                )
+                data = modulator.over(data, parts)
+        return data
 
     @property
     def _shards(self) -> Collectives | None:
@@ -299,7 +323,7 @@ class _Assembly:
         # The compensation is nearer to the exchange: it sees the gradient first.
         if self._compensation is not None:
             self._compensation.attach(optimizer, self._staleness)
-        for modulator in self._modulators:
+        for modulator in self._modulators.values():
             modulator.attach(optimizer, self._staleness, self._shards)
             if isinstance(modulator, MeasuringModulator):
                 named = ((name, p) for name, p in model.named_parameters() if p.requires_grad)

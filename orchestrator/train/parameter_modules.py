@@ -13,7 +13,7 @@ from orchestrator.core.errors import RecipeError
 from orchestrator.core.patterns import matches
 from orchestrator.core.user_code import user_code
 from orchestrator.optim.grouping import names_and_owners
-from orchestrator.spec.methods.modulators import Agvm
+from orchestrator.spec.methods.gradient_modulators import Agvm
 
 REST = "rest"
 """Name of the module of the parameters that no other has."""

@@ -43,7 +43,7 @@ def training_loss(spec: JobSpec, recipe: Any, folder: Path) -> LossFunction:
     """What a job trains on: the recipe's loss with what ``modulators`` make of it, the first one innermost."""
     loss: LossFunction = CheckedLoss(recipe, folder)
     for config in spec.modulators:
-        if config.changes == "loss":
+        if "loss" in config.changes:
             loss = tables.load(tables.MODULATORS, config.name)(config).around(loss)
     return loss
 

@@ -40,7 +40,7 @@ def fresh_model(spec: JobSpec, recipe: Any, folder: Path) -> nn.Module:
     with user_code(f"{type(recipe).__name__}.build_model", folder):
         model: nn.Module = recipe.build_model()
     for config in spec.modulators:
-        if config.changes == "model":
+        if "model" in config.changes:
             model = tables.load(tables.MODULATORS, config.name)(config).change(model)
     return model
 

@@ -21,7 +21,7 @@ from orchestrator.engines.base import weighted_loss
 from orchestrator.engines.module_squares import GroupSquaresOfModules
 from orchestrator.engines.precision import Precision
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.methods.modulators import Agvm
+from orchestrator.spec.methods.gradient_modulators import Agvm
 from orchestrator.spec.phases import phases_of
 from orchestrator.train.parameter_modules import parameter_modules
 from orchestrator.train.recipe import training_loss

@@ -20,7 +20,7 @@ from orchestrator.core.staleness import Staleness
 from orchestrator.core.values import StepStats
 from orchestrator.exchange.delayed import DelayedExchange
 from orchestrator.exchange.read_plan import FixedDelay, Listed
-from orchestrator.launch.memory.step import delayed_state
+from orchestrator.launch.memory.step import older_state
 from orchestrator.spec.methods.asynchronous import Delayed
 from orchestrator.spec.push_order import OrderedPush, read_order, write_order
 from orchestrator.train.loop import _take_step
@@ -220,4 +220,4 @@ def test_what_plan_tells_of_memory_is_what_lies_in_the_state(tmp_path: Path, com
     optimizer: Any = training.engine.optimizer
     for parameter, state in optimizer.state.items():
         like_weights = [value for value in state.values() if value.shape == parameter.shape]
-        assert len(like_weights) == delayed_state(spec) + 1  # and the momentum
+        assert len(like_weights) == older_state(spec) + 1  # and the momentum

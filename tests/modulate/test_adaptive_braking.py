@@ -19,7 +19,7 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.staleness import Staleness
 from orchestrator.modulate.gradient.adaptive_braking import Braking, braked, cosines
 from orchestrator.spec.check_modulators import AVERAGING
-from orchestrator.spec.methods.modulators import AdaptiveBraking
+from orchestrator.spec.methods.gradient_modulators import AdaptiveBraking
 
 UPDATES = 30
 LR, MOMENTUM, DECAY = 0.05, 0.9, 0.1

@@ -20,7 +20,7 @@ from orchestrator.modulate.gradient.agvm import VarianceModulation, variance_rat
 from orchestrator.spec.check import check
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_recipe_job
-from orchestrator.spec.methods.modulators import Agvm
+from orchestrator.spec.methods.gradient_modulators import Agvm
 
 MODULES = {"in": ["inlet"], "blocks": ["blocks"], "out": ["outlet", "spike"]}
 AGVM = {"name": "agvm", "modules": MODULES, "every": 2, "decay": 0.5, "start_step": 1}

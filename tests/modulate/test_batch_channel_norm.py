@@ -17,7 +17,7 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import RecipeError
 from orchestrator.core.padding import UNDER_WAY
 from orchestrator.modulate.model.batch_channel_norm import BatchChannelNormalization
-from orchestrator.spec.methods.modulators import BatchChannelNorm
+from orchestrator.spec.methods.model_modulators import BatchChannelNorm
 
 CHANNELS, GROUPS, RATE = 6, 3, 0.25
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from orchestrator.core.errors import RecipeError
 from orchestrator.modulate.model.ghost_norm import GhostNormalization, ghost_sizes
-from orchestrator.spec.methods.modulators import GhostNorm
+from orchestrator.spec.methods.model_modulators import GhostNorm
 
 CHANNELS = 3
 WITH_BATCH_NORM = {"target": "tiny.py:Digits", "args": {"batch_norm": True}}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.seeding import seed_everything
 from orchestrator.modulate.loss.gradient_noise import NoisyLoss
-from orchestrator.spec.methods.modulators import GradientNoise
+from orchestrator.spec.methods.loss_modulators import GradientNoise
 
 
 def squares(model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -19,7 +19,7 @@ from orchestrator.core.padding import UNDER_WAY
 from orchestrator.core.seeding import seed_everything
 from orchestrator.data.sampler import GlobalOrder
 from orchestrator.modulate.model.sync_batch_norm import SynchronizedNormalization
-from orchestrator.spec.methods.modulators import SyncBatchNorm
+from orchestrator.spec.methods.model_modulators import SyncBatchNorm
 
 CHANNELS = 3
 SHARES = {1: (7,), 2: (5, 2), 3: (4, 2, 1)}

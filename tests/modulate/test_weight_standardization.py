@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from orchestrator.core.errors import RecipeError
 from orchestrator.modulate.model.weight_standardization import StandardizedConvolutions, standardized
-from orchestrator.spec.methods.modulators import WeightStandardization
+from orchestrator.spec.methods.model_modulators import WeightStandardization
 
 
 def standardizing(model: nn.Module, *modules: str) -> nn.Module:

@@ -117,7 +117,7 @@ DELAYED = [
     BadSpec("delayed under fsdp2", delayed("steps: 2", "engine: fsdp2\n"), "exchange.name", "requires local_gradients"),
     BadSpec(
         "a modulator that there is not",
-        good("modulators: [{name: sam}]"),
+        good("modulators: [{name: mixup}]"),
         "modulators.0.name",
         "unknown modulators. Legal: adaptive_braking",
     ),

@@ -5,6 +5,7 @@ from spec.bad_controllers import CONTROLLERS
 from spec.bad_delayed import DELAYED
 from spec.bad_engines import ACCELERATE, DEEPSPEED, ENGINES
 from spec.bad_fields import KEYS, TYPES, VALUES
+from spec.bad_modulators import MODULATORS
 from spec.bad_norms import NORMS, SAME_UPDATES
 from spec.bad_overrides import BASES, OVERRIDES
 from spec.bad_recipes import COMBINATIONS, PHASES, RECIPES, SCALING
@@ -39,4 +40,5 @@ BAD_SPECS: list[BadSpec] = [
     *CONTROLLERS,
     *NORMS,
     *SAME_UPDATES,
+    *MODULATORS,
 ]

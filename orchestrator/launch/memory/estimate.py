@@ -14,7 +14,7 @@ from orchestrator.launch.memory.deepspeed import ZeroSizes, deepspeed_peak
 from orchestrator.launch.memory.fsdp2 import fsdp2_peak
 from orchestrator.launch.memory.model import Memory, Model
 from orchestrator.launch.memory.replicas import ddp_peak, served_peak
-from orchestrator.launch.memory.step import Setting, delayed_state, optimizer_cost
+from orchestrator.launch.memory.step import Setting, older_state, optimizer_cost
 from orchestrator.spec.accelerate_config import resolve_accelerate_config
 from orchestrator.spec.batch_arithmetic import StepDivision
 from orchestrator.spec.check_engine import admits
@@ -151,7 +151,7 @@ def checkpoint_copy(spec: JobSpec, model: Model) -> int:
     if not spec.checkpoint.asynchronous:
         return 0
     cost = optimizer_cost(spec.optimizer, on_gpu=False)
-    cost = replace(cost, moments=cost.moments + delayed_state(spec))
+    cost = replace(cost, moments=cost.moments + older_state(spec))
     state = cost.state_bytes(p.shape for p in model.trainable)
     weights = sum(p.num_bytes for p in model.parameters) + model.buffer_bytes
     writers = spec.exchange.shards if isinstance(spec.exchange, Served) else spec.resources.workers
@@ -161,8 +161,8 @@ def checkpoint_copy(spec: JobSpec, model: Model) -> int:
 def setting_of(spec: JobSpec, division: StepDivision) -> Setting:
     """What the formulas need of the spec, for one number of workers."""
     on_gpu = spec.resources.gpus_per_worker > 0
-    optimizer, older = optimizer_cost(spec.optimizer, on_gpu=on_gpu), delayed_state(spec)
-    if older:  # and the newest weights, while older ones are in their place
+    optimizer, older = optimizer_cost(spec.optimizer, on_gpu=on_gpu), older_state(spec)
+    if older:  # and one more: the newest weights while older ones are in their place, or the model that is attacked
         optimizer = replace(optimizer, moments=optimizer.moments + older + 1)
     return Setting(
         workers=division.workers,

@@ -12,6 +12,7 @@ from orchestrator.spec.methods.all_optimizers import OptimizerConfig
 from orchestrator.spec.methods.asynchronous import Delayed
 from orchestrator.spec.methods.compensations import DcAsgd
 from orchestrator.spec.methods.factored_optimizers import Adafactor, Came
+from orchestrator.spec.methods.loss_modulators import Conadv
 from orchestrator.spec.methods.optimizers import AdamW, Lamb, Sgd
 from orchestrator.spec.methods.package_optimizers import AdaBelief, AdaBound, Mars, PackageOptimizer
 
@@ -115,11 +116,14 @@ def optimizer_cost(optimizer: OptimizerConfig, *, on_gpu: bool) -> OptimizerCost
     return OptimizerCost(moments=moments, in_passing=in_passing, at_once=False)
 
 
-def delayed_state(spec: JobSpec) -> int:
-    """Tensors as large as the parameters that a fixed delay adds to the optimizer's state: older weights, moments."""
+def older_state(spec: JobSpec) -> int:
+    """Tensors as large as the parameters that older weights add to the optimizer's state, with what goes by them.
+
+    A fixed delay reads them, and so do attacks ahead of their step.
+    """
     exchange = spec.exchange
     if not isinstance(exchange, Delayed) or exchange.steps is None:
-        return 0
+        return sum(modulator.staleness for modulator in spec.modulators if isinstance(modulator, Conadv))
     name = None if exchange.compensation is None else exchange.compensation.name
     moments = {"gap_aware": 1, "dana_zero": exchange.steps + 1}.get(name or "", 0)
     if isinstance(exchange.compensation, DcAsgd) and exchange.compensation.variance == "adaptive":

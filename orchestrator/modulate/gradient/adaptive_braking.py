@@ -14,7 +14,7 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.reduction import Reduction, reduction_of_dtensors
 from orchestrator.core.staleness import Staleness
 from orchestrator.core.sums import sum_of_products, sum_of_squares
-from orchestrator.spec.methods.modulators import AdaptiveBraking
+from orchestrator.spec.methods.gradient_modulators import AdaptiveBraking
 
 EPS = 1e-12
 """Least product of two norms that is divided by."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.gradient_stats import GroupNorms, noise_share, split_share
 from orchestrator.core.staleness import Staleness
-from orchestrator.spec.methods.modulators import Agvm
+from orchestrator.spec.methods.gradient_modulators import Agvm
 
 STABILITY = 1e-6
 """Added to both variances of a ratio."""

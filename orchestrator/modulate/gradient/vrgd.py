@@ -10,7 +10,7 @@ from torch import Tensor
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.signal_to_noise import SignalToNoise
 from orchestrator.core.staleness import Staleness
-from orchestrator.spec.methods.modulators import Vrgd
+from orchestrator.spec.methods.gradient_modulators import Vrgd
 
 
 def confidence(ratio: Tensor, floor: float) -> Tensor:

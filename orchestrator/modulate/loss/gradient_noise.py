@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.core.protocols import LossFunction
-from orchestrator.spec.methods.modulators import GradientNoise
+from orchestrator.spec.methods.loss_modulators import GradientNoise
 
 
 class NoisyLoss:

@@ -16,7 +16,7 @@ from orchestrator.core.errors import RecipeError
 from orchestrator.core.padding import UNDER_WAY
 from orchestrator.modulate.model.batch_norms import batch_norms, is_recomputed, plain
 from orchestrator.modulate.model.layers import replace_forward
-from orchestrator.spec.methods.modulators import BatchChannelNorm
+from orchestrator.spec.methods.model_modulators import BatchChannelNorm
 
 EPS = 1e-5
 """Added to the variance of a group."""

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from orchestrator.modulate.model.batch_norms import batch_norms, move_running_statistics, plain
 from orchestrator.modulate.model.layers import replace_forward
-from orchestrator.spec.methods.modulators import GhostNorm
+from orchestrator.spec.methods.model_modulators import GhostNorm
 
 
 def ghost_sizes(num_samples: int, size: int) -> list[int]:

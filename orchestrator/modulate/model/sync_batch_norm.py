@@ -13,7 +13,7 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.padding import UNDER_WAY
 from orchestrator.modulate.model.batch_norms import batch_norms, move_running_statistics, plain
 from orchestrator.modulate.model.layers import replace_forward
-from orchestrator.spec.methods.modulators import SyncBatchNorm
+from orchestrator.spec.methods.model_modulators import SyncBatchNorm
 
 
 class _Summed(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from orchestrator.core.errors import RecipeError
 from orchestrator.core.patterns import matches
 from orchestrator.modulate.model.layers import has_forward_of, layer_names, replace_forward
-from orchestrator.spec.methods.modulators import WeightStandardization
+from orchestrator.spec.methods.model_modulators import WeightStandardization
 
 EPS = 1e-5
 """Added to the variance of a filter."""

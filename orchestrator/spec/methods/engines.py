@@ -21,6 +21,9 @@ STEP_LOSS = "step_loss"
 """The optimizer is told the loss of the step over all ranks, and steps on all parameters at once."""
 HESSIAN_PRODUCTS = "hessian_products"
 """Gradients can be differentiated again: products of the loss's Hessian with a vector are summed over ranks."""
+WHOLE_WEIGHTS = "whole_weights"
+"""The recipe's loss is called with an ordinary module that holds whole weights: others can be put in their place for a
+call, and gradients be computed beside the step's own."""
 NATIVE_STEP = "native_step"
 """The optimizer's own step is taken on the model's parameters, whole or divided: hooks see whole layers' tensors."""
 GRADIENT_GROUPS = "gradient_groups"
@@ -65,7 +68,7 @@ class Ddp(Engine):
         """See the base class."""
         measured = {GRADIENT_GROUPS, GROUP_PRODUCTS}
         steps = {WHOLE_STEP, STEP_LOSS, NATIVE_STEP, HESSIAN_PRODUCTS}
-        return EXACT_BATCH | measured | steps | {WHOLE_TENSORS, ROWS, LOCAL_GRADIENTS}
+        return EXACT_BATCH | measured | steps | {WHOLE_TENSORS, ROWS, LOCAL_GRADIENTS, WHOLE_WEIGHTS}
 
 
 class Mesh(Section):
