@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.arms import Comparison, Run, train_run
 from benchmarks.learning import table_head, table_row, train_alone
-from benchmarks.run_file import Result, make_runs
+from benchmarks.run_file import Result, RunFile
 from orchestrator.spec.job import JobSpec
 
 STEPS = 40
@@ -133,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results, rates = COMPARISON.make(arguments.runs, arguments.processes)
     turns = [Timing(arm, number) for number in range(ROUNDS) for arm in TIMED]
-    times = make_runs(arguments.runs.with_suffix(".times.jsonl"), 1, turns, Timing, measure)
+    times = RunFile(arguments.runs.with_suffix(".times.jsonl"), 1, Timing, measure).make(turns)
     cores, load = os.cpu_count(), os.getloadavg()[0]
     print(f"\n# Adversarial learning in step and concurrent, {cores} cores ({platform.machine()}), {date.today()}\n")
     print(f"torch {torch.__version__}; load average at the end {load:.1f}\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.learning import LastEvaluation, table_head, table_row, train_alone
-from benchmarks.run_file import Result, make_runs
+from benchmarks.run_file import Result, RunFile
 from orchestrator.core.errors import DivergedError
 from orchestrator.spec.job import JobSpec
 
@@ -54,11 +54,12 @@ class Comparison:
     def make(self, path: Path, processes: int) -> tuple[dict[Run, Result], dict[str, float]]:
         """All runs, those that the file does not hold yet made now; and every arm's rate."""
         choices = [run for arm in self.arms for run in self._choices(arm)]
-        results = make_runs(path, processes, choices, Run, self.train)
+        runs = RunFile(path, processes, Run, self.train)
+        results = runs.make(choices)
         rates = {arm: self._best(arm, results) for arm in self.arms}
         # Seed by seed: what else the machine does meanwhile falls on all arms alike.
         wanted = [Run(arm, lr, seed) for seed in self.seeds for arm, lr in rates.items()]
-        return make_runs(path, processes, wanted, Run, self.train), rates
+        return runs.make(wanted), rates
 
     def report(self, results: dict[Run, Result], rates: dict[str, float]) -> Iterator[str]:
         """Accuracies, and what rates were chosen among."""

@@ -96,7 +96,7 @@ class _Assembly:
         self._staleness = Staleness(is_asynchronous=isinstance(spec.exchange, Asynchronous | Delayed))
         self._noise = SignalToNoise() if any(isinstance(config, Vrgd) for config in spec.modulators) else None
         # Those of the data watch the optimizer too, whose state is what checkpoints keep.
-        self._modulators = {
+        self._modulators: dict[str, Modulator] = {
             config.name: self._build_modulator(config)
             for config in spec.modulators
             if config.changes & {"data", "gradient"}
