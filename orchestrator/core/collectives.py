@@ -92,6 +92,14 @@ class Collectives:
         dist.all_gather_object(gathered, value, group=self.group)
         return gathered
 
+    def gather_object(self, value: Any) -> list[Any] | None:
+        """Every rank's value on rank 0, in rank order; None on the others. Pickles."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
+        dist.gather_object(value, gathered, group=self.group, group_dst=0)
+        return gathered
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:

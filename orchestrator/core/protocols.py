@@ -35,6 +35,12 @@ class Recipe(Protocol):
 
     Optional methods: ``evaluate(model, batch)`` returning a mapping of batch means (default: the loss and metrics of
     ``loss``) and ``collate(samples)`` turning a list of samples into a batch (default: torch's ``default_collate``).
+    Metrics that are no means over batches take two methods in place of ``evaluate``: ``predict(model, batch)``, what
+    is kept of a batch, and ``evaluate_all(predictions)``, called on rank 0 with those of all batches in the order of
+    the data, returning a mapping of numbers.
+
+    Optional attribute: ``couples_samples = True`` says that the loss is no mean over samples but one over all samples
+    of the batch together, such as those of ``orchestrator.losses``; what would cut a batch is refused then.
     """
 
     def build_model(self) -> nn.Module:

@@ -15,9 +15,9 @@ from orchestrator.data.fetch import Collate, Fetcher, FetchRequest
 from orchestrator.data.micro_batch import LoadedMicroBatch, to_device
 from orchestrator.data.prefetch import Prefetcher
 from orchestrator.data.randomness import AUGMENTATION, EVALUATION
-from orchestrator.data.sampler import GlobalOrder, MicroBatchIds, split_micro_batches
+from orchestrator.data.sampler import GlobalOrder, MicroBatchIds, SampleIds, split_micro_batches
 from orchestrator.data.stream import is_stream, stream_evaluation
-from orchestrator.spec.batch_arithmetic import share
+from orchestrator.spec.batch_arithmetic import num_micro_batches, share
 
 
 class MapStyleData:
@@ -152,7 +152,9 @@ def evaluation_micro_batches(
 ) -> Iterator[tuple[Any, int]]:
     """One rank's batches of an evaluation and their numbers of samples; each sample once over all ranks.
 
-    A rank without samples yields nothing; ranks may differ in their number of batches.
+    Of a map-style data set every rank has equally many batches, for an engine may divide the model among them: one with
+    too few samples gets padding at the end, a real sample that counts 0. Of a stream ranks may differ, and a rank
+    without samples yields nothing.
 
     Args:
         dataset: map-style, read in contiguous slices, or a stream, read by shards.
@@ -181,9 +183,15 @@ def evaluation_micro_batches(
     else:
         fetcher = Fetcher(dataset, collate, seed=seed, purpose=EVALUATION, code_folder=code_folder)
         start, stop = share(len(dataset), rank, world_size)
-        slices = (
-            np.arange(first, min(first + micro_batch_size, stop)) for first in range(start, stop, micro_batch_size)
-        )
-        batches = ((fetcher.fetch(FetchRequest(ids, int(ids[0]))), len(ids)) for ids in slices)
+        num_batches = num_micro_batches(len(dataset), world_size, micro_batch_size)
+        firsts = range(start, start + num_batches * micro_batch_size, micro_batch_size)
+        slices = (np.arange(first, min(first + micro_batch_size, stop)) for first in firsts)
+        batches = ((fetcher.fetch(_evaluation_request(ids)), len(ids)) for ids in slices)
     for batch, num_samples in batches:
         yield to_device(batch, device), num_samples
+
+
+def _evaluation_request(ids: SampleIds) -> FetchRequest:
+    if len(ids) == 0:
+        ids = np.zeros(1, dtype=np.int64)  # padding: any sample will do
+    return FetchRequest(ids=ids, position=int(ids[0]))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from orchestrator.core.collectives import Collectives
+from orchestrator.core.coupling import Coupling, coupled
 from orchestrator.core.gradient_stats import GroupNorms
 from orchestrator.core.padding import UNDER_WAY
 from orchestrator.core.protocols import LayerwiseOptimizer, LossFunction, MicroBatch
@@ -20,6 +21,9 @@ from orchestrator.core.state_naming import model_tensors
 from orchestrator.core.values import Measurement
 from orchestrator.engines.gradient_norms import GradientNorms
 from orchestrator.engines.precision import Precision
+
+CUT = "batch.micro_size cuts them into micro-batches, one after the other. Legal: null, and smaller chunks in the loss."
+"""Why a loss over all samples of a batch is refused where a rank takes its share of a step in pieces."""
 
 
 class EngineBase(ABC):
@@ -86,7 +90,10 @@ class EngineBase(ABC):
         Returns:
             That loss, and ``loss`` and the recipe's metrics, detached, with the same weight.
         """
-        return weighted_loss(self._called, micro, loss, self._precision)
+        # A step of one micro-batch has its last one first.
+        how = Coupling(counts=micro.weight > 0, refusal="" if micro.is_last else CUT)
+        with coupled(how):
+            return weighted_loss(self._called, micro, loss, self._precision)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[nn.Module]:

@@ -50,7 +50,7 @@ from orchestrator.spec.check_optimizer import (
     preset_problems,
     second_derivative_problems,
 )
-from orchestrator.spec.check_recipe import argument_problems, target_problems
+from orchestrator.spec.check_recipe import argument_problems, coupling_problems, target_problems
 from orchestrator.spec.check_scaling import sde_problems, updates_problems, warmup_problems
 from orchestrator.spec.check_script import script_problems
 from orchestrator.spec.check_served import injection_problems, served_problems
@@ -156,6 +156,7 @@ def missing_capabilities(path: str, method: Method, engine: Engine) -> Iterator[
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (target_problems, ("recipe.target", "data.source.name")),
     (argument_problems, ("recipe.target", "recipe.args")),
+    (coupling_problems, ("recipe.target", "batch.micro_size", "exchange.name")),
     (batch_problems, ("batch.global_size", "resources.workers")),
     (nesterov_problems, ("optimizer.name", "optimizer.momentum", "optimizer.dampening", "optimizer.nesterov")),
     (preset_problems, ("optimizer", "train.clip_grad_norm", "train.auto_clip")),

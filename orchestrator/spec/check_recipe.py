@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.spec.coupling import COUPLES_SAMPLES, cutting_problems
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.sources import HuggingFaceSource
 from orchestrator.spec.problems import Problem, nearest, shown
@@ -54,6 +55,16 @@ def argument_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     for name in arguments.required:
         if name not in given:
             yield Problem("", f"recipe.args.{name}", "", "missing", f"the class needs {', '.join(arguments.required)}")
+
+
+def coupling_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """Nothing cuts the batches of a class that says it couples their samples."""
+    try:
+        view = _view(spec.recipe.target, folder)
+    except _TargetError:
+        return
+    if view is not None and view.constants.get(COUPLES_SAMPLES) is True:
+        yield from cutting_problems(spec)
 
 
 def _brings_data(spec: JobSpec) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 # Bases that bring neither methods of a recipe nor arguments.
@@ -31,6 +31,8 @@ class ClassView:
     """Whether all base classes are visible, so that a name that is not in `members` does not exist."""
     arguments: Arguments | None
     """Keyword arguments; None where the source does not tell."""
+    constants: Mapping[str, object]
+    """Values of the names that the class or a visible base binds to a literal constant."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def view_class(name: str, source: SourceView) -> ClassView:
     lineage = list(_lineage(name, source.classes, set()))
     visible = [node for node in lineage if node is not None]
     members = frozenset(bound for node in visible for bound in _bound_names(_statements(node.body)))
-    return ClassView(members, None not in lineage, _arguments(lineage))
+    constants = {name: value for node in reversed(visible) for name, value in _constants(node)}
+    return ClassView(members, None not in lineage, _arguments(lineage), constants)
 
 
 def _lineage(name: str, classes: dict[str, ast.ClassDef], seen: set[str]) -> Iterator[ast.ClassDef | None]:
@@ -185,3 +188,11 @@ def _bound_names(statements: Iterable[ast.stmt]) -> Iterator[str]:
             yield from (name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name))
         elif isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name):
             yield node.target.id
+
+
+def _constants(node: ast.ClassDef) -> Iterator[tuple[str, object]]:
+    for statement in _statements(node.body):
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(statement.value, ast.Constant):
+            for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
+                if isinstance(target, ast.Name):
+                    yield target.id, statement.value.value

@@ -9,10 +9,12 @@ from typing import Any
 from torch import nn
 
 from orchestrator.core import tables
+from orchestrator.core.errors import RecipeError
 from orchestrator.core.seeding import seed_everything
 from orchestrator.core.user_code import user_code
 from orchestrator.data.stream import is_stream, stream_length_error
 from orchestrator.engines.modules import checkpoint_activations, compile_model
+from orchestrator.spec.coupling import COUPLES_SAMPLES, cutting_problems
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.phases import batch_changes, samples_per_step
 from orchestrator.train.recipe import load_recipe
@@ -28,11 +30,22 @@ class Source:
 
 
 def read_source(spec: JobSpec, folder: Path) -> Source:
-    """Recipe and data of a phase, the same whenever they are made."""
+    """Recipe and data of a phase, the same whenever they are made.
+
+    Raises:
+        RecipeError: where user code fails, or the loss couples samples that the spec would have apart.
+    """
     seed_everything(spec.train.seed)
     recipe = load_recipe(spec.recipe, folder)
+    _refuse_cutting(spec, recipe)
     train_set, eval_set = tables.load(tables.SOURCES, spec.data.source.name)(spec.data.source, recipe, folder)
     return Source(recipe, train_set, eval_set)
+
+
+def _refuse_cutting(spec: JobSpec, recipe: Any) -> None:
+    if getattr(recipe, COUPLES_SAMPLES, False):
+        for problem in cutting_problems(spec):
+            raise RecipeError(str(problem))
 
 
 def fresh_model(spec: JobSpec, recipe: Any, folder: Path) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from orchestrator.core.coupling import Coupling, coupled
 from orchestrator.core.flat_shards import FlatShards
 from orchestrator.core.protocols import MicroBatch
 from orchestrator.core.seeding import seed_everything
@@ -27,6 +28,7 @@ from orchestrator.train.parameter_modules import parameter_modules
 from orchestrator.train.recipe import training_loss
 from orchestrator.train.sources import Source, build_model, read_source
 
+_APART = Coupling(refusal="this exchange has each part of a batch computed by itself. Legal: exchange: all_reduce.")
 OWNER_CHUNK = 0
 """The chunk whose forward moves the model's buffers (running statistics), as rank 0's do under all-reduce."""
 
@@ -97,7 +99,8 @@ class WorkerModel:
         try:
             for micro in self._reader.micro_batches(request, chunk, chunk_weights):
                 self._begin_micro_batch(micro)
-                value, weighted = weighted_loss(self._model, micro, self._loss, self._precision)
+                with coupled(_APART):
+                    value, weighted = weighted_loss(self._model, micro, self._loss, self._precision)
                 # The backward is linear: a coefficient on the loss is one on the chunk's gradient.
                 (value * coefficient).backward()
                 if squares is not None:

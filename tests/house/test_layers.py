@@ -19,6 +19,7 @@ LAYERS = {
     "engines": 2,
     "data": 2,
     "modulate": 2,
+    "losses": 2,
     "checkpoint": 2,
     "tracking": 2,
     "simulate": 2,
@@ -27,7 +28,7 @@ LAYERS = {
     "launch": 5,
     "cli": 6,
 }
-TRAINING = {"optim", "exchange", "engines", "data", "modulate", "checkpoint", "train"}
+TRAINING = {"optim", "exchange", "engines", "data", "modulate", "losses", "checkpoint", "train"}
 # Which rooms may import a heavy library at all; everywhere else it is a mistake.
 ALLOWED = {
     "torch": {*TRAINING, "core"},

@@ -23,4 +23,4 @@ def test_it_is_in_order_and_says_what_it_gives(path: Path) -> None:
 
 
 def test_there_are_some() -> None:
-    assert {path.parent.name for path in SPECS} >= {"digits", "script", "text"}
+    assert {path.parent.name for path in SPECS} >= {"digits", "pairs", "scenes", "script", "text"}

@@ -118,7 +118,56 @@ RECIPES = [
     ),
 ]
 
+COUPLED = {"recipe.py": RECIPE.replace("class Tiny:", "class Tiny:\n    couples_samples = True")}
+INHERITED = {
+    "recipe.py": RECIPE.replace("class Tiny:", "class Both:\n    couples_samples: ClassVar[bool] = True")
+    + "\n\nclass Tiny(Both):\n    def more(self): ...\n"
+}
+
 COMBINATIONS = [
+    BadSpec(
+        "coupled samples in micro-batches",
+        good("batch: {global_size: 16, micro_size: 8}"),
+        "batch.micro_size",
+        "= 8: recipe.py:Tiny couples the samples of a batch (couples_samples), so a worker's share cannot be taken in "
+        "pieces. Legal: null",
+        files=COUPLED,
+    ),
+    BadSpec(
+        "coupled samples in micro-batches that are to be found",
+        good("batch: {global_size: 16, micro_size: auto}"),
+        "batch.micro_size",
+        "Legal: null",
+        files=INHERITED,
+    ),
+    BadSpec(
+        "coupled samples in a coded exchange",
+        good("exchange: {name: coded, scheme: uncoded}\nresources: {workers: 2}"),
+        "exchange.name",
+        "here each part of a batch is computed by itself. Legal: all_reduce or delayed",
+        files=COUPLED,
+    ),
+    BadSpec(
+        "coupled samples in an asynchronous exchange",
+        good("exchange: asynchronous\nresources: {workers: 2}"),
+        "exchange.name",
+        "Legal: all_reduce or delayed",
+        files=COUPLED,
+    ),
+    BadSpec(
+        "coupled samples in a sweep",
+        good("exchange: {name: coded, scheme: uncoded}\nresources: {workers: 2}\nsweep: {optimizer.lr: [0.1, 0.2]}"),
+        "exchange.name",
+        "couples the samples of a batch",
+        files=COUPLED,
+    ),
+    BadSpec(
+        "coupled samples cut in a later phase",
+        good("then: [{train: {steps: 2}, batch: {micro_size: 4}}]"),
+        "then.0.batch.micro_size",
+        "= 4: recipe.py:Tiny couples",
+        files=COUPLED,
+    ),
     BadSpec(
         "impossible batch",
         good("batch: {global_size: 4}\nresources: {workers: 8}"),

@@ -162,6 +162,19 @@ def test_a_recipe_in_a_folder(tmp_path: Path) -> None:
     assert problems(tmp_path, recipe={"target": "sub/my-recipe.py:Tiny"}) == []
 
 
+@pytest.mark.parametrize("line", ["couples_samples = False", "couples_samples: bool", "samples = True", "pass"])
+def test_a_class_that_does_not_say_that_it_couples_samples_may_be_cut(line: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.py").write_text(RECIPE.replace("class Tiny:", f"class Tiny:\n    {line}"), encoding="utf-8")
+    assert problems(tmp_path, batch={"micro_size": 4}) == []
+
+
+def test_coupled_samples_may_be_trained_on_by_ranks_of_a_group(tmp_path: Path) -> None:
+    source = RECIPE.replace("class Tiny:", "class Tiny:\n    couples_samples = True")
+    (tmp_path / "recipe.py").write_text(source, encoding="utf-8")
+    for exchange in ({"name": "all_reduce"}, {"name": "delayed", "steps": 2}):
+        assert problems(tmp_path, exchange=exchange, resources={"workers": 2}) == []
+
+
 @pytest.mark.parametrize(("size", "workers"), [(8, 8), (9, 8), (1, 1), (1023, 4)])
 def test_uneven_slices_are_legal(size: int, workers: int, tmp_path: Path) -> None:
     assert problems(tmp_path, batch={"global_size": size}, resources={"workers": workers}) == []
