@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 TRITON := $(VENV)/triton-only
-SOURCES := orchestrator jobs benchmarks tests
+SOURCES := orchestrator jobs benchmarks cluster tests
 
 .PHONY: help install triton demo test test-fast check format docs clean
 help:

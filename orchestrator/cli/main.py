@@ -26,9 +26,11 @@ from orchestrator.cli import (
     simulate_delay,
     specs,
     start,
+    watching,
 )
 from orchestrator.cli.interrupts import INTERRUPTED
 from orchestrator.cli.output import emit, paint, tell
+from orchestrator.cli.page.command import report
 from orchestrator.core.errors import BAD_USAGE, JOB_FAILED, SUCCESS, OrchestratorError
 from orchestrator.spec.problems import SpecError
 
@@ -54,8 +56,10 @@ for command in (
     start.resume,
     jobs.list_jobs,
     jobs.status,
+    watching.watch,
     logs.logs,
     jobs.stop,
+    report,
     export.export,
     fit_curve.fit_curve,
     critical_batch.critical_batch,

@@ -6,6 +6,7 @@
   logs/<attempt>/rank_<k>.log, logs/driver.log
   checkpoints/step_<n>/, LATEST
   trials/<k>/   of a sweep: a run directory of each trial, whose code is the job's
+  report.html, report.png   what `orchestrator report` makes of all this
 """
 
 from __future__ import annotations
@@ -125,6 +126,11 @@ class RunDirectory:
     def model_file(self) -> Path:
         """``model.safetensors``: the final weights."""
         return self.root / "model.safetensors"
+
+    @property
+    def report_file(self) -> Path:
+        """``report.html``: the page that tells of the job, with its picture ``report.png`` beside it."""
+        return self.root / "report.html"
 
     @property
     def failure_file(self) -> Path:

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from browser.chromium import REPOSITORY, Browser, find_browser, opened
 from selenium.common.exceptions import (
     ElementClickInterceptedException,
     ElementNotInteractableException,
     NoSuchElementException,
     StaleElementReferenceException,
 )
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -35,7 +35,6 @@ from orchestrator.tracking.uri import check_reachable
 # Generous: Ray, MLflow and chromium start one after the other, on few and busy cores.
 pytestmark = [pytest.mark.browser, pytest.mark.ray, pytest.mark.timeout(900)]
 
-REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 WAIT_S = 240
 """Longest wait for one thing to appear on a page."""
@@ -51,10 +50,6 @@ resources: {workers: 1}
 FOREIGN_SETTINGS = ("MLFLOW_TRACKING_URI", "ORCHESTRATOR_STORAGE", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 """What a developer's shell may hold and must not reach the job."""
 
-FLAGS = """
---headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --window-size=1600,1200
-"""
 HARMLESS = (
     "/mlflow/users/current",  # 404: MLflow asks who is logged in, and a server without accounts does not know
     "ResizeObserver loop",  # a layout that needed a second frame
@@ -81,19 +76,9 @@ NOT_YET = (
 """How an element answers that is still being built."""
 
 
-class Browser(NamedTuple):
-    chromium: str
-    driver: str
-
-
 @pytest.fixture(scope="module")
 def installed() -> Browser:
-    paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in paths:
-        reason = "chromium or chromedriver is missing; tests/browser/install.sh installs both on Debian"
-        # A machine without a browser may still run the tests, but CI must not lose this one unnoticed.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    return Browser(*map(str, paths))
+    return find_browser()
 
 
 class Job(NamedTuple):
@@ -166,19 +151,9 @@ def run_address(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def page(installed: Browser, run_address: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Chrome]:
-    """The run's page in a fresh browser; a screenshot of how the test left it is kept for people, passed or not."""
-    artifacts = Path(os.environ.get("ARTIFACTS_DIR") or REPOSITORY / "artifacts")
-    artifacts.mkdir(parents=True, exist_ok=True)
-    options = ChromeOptions()
-    options.binary_location = installed.chromium
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # With both paths given, selenium looks for nothing to download.
-    with Chrome(options=options, service=Service(executable_path=installed.driver)) as browser:
-        browser.get(run_address)
+    """The run's page in a fresh browser."""
+    with opened(installed, run_address, tmp_path / "profile", request.node.name) as browser:
         yield browser
-        browser.save_screenshot(str(artifacts / f"{request.node.name}.png"))
 
 
 def once_there(page: Chrome, xpath: str, act: Callable[[WebElement], object]) -> None:

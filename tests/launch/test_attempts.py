@@ -1,0 +1,58 @@
+"""Attempts and their cost, from events as drivers write them."""
+
+from typing import Any
+
+import pytest
+
+from orchestrator.launch.attempts import attempts_of
+
+
+def event(time: float, name: str, **fields: Any) -> dict[str, Any]:
+    return {"time": time, "event": name, **fields}
+
+
+def placed(time: float, attempt: int, workers: int = 2) -> dict[str, Any]:
+    return event(time, "placed", attempt=attempt, workers=workers)
+
+
+def test_one_undisturbed_attempt_costs_its_workers_from_being_placed_to_its_end() -> None:
+    events = [event(1000, "queued", resumed=False), placed(1100, 1), event(1110, "started", step=0)]
+    events += [event(2900, "succeeded", reason=None, message="finished 9 steps")]
+    (attempt,) = attempts_of(events)
+    assert (attempt.number, attempt.workers, attempt.from_step) == (1, 2, 0)
+    assert (attempt.ending, attempt.message) == ("succeeded", "finished 9 steps")
+    assert attempt.seconds(now_s=1e9) == 1800
+    assert attempt.worker_hours(now_s=1e9) == 1.0
+
+
+def test_a_restart_ends_one_attempt_and_waiting_costs_nothing() -> None:
+    events = [placed(100, 1, 4), event(110, "started", step=0)]
+    events += [event(200, "restarting", cause="worker_lost", message="rank 1 died")]
+    events += [event(300, "waiting", reason="no room"), placed(900, 2, 3), event(910, "resumed", step=5)]
+    events += [event(1000, "gave_up", cause="user_error", message="no"), event(1001, "failed", reason="user_error")]
+    first, second = attempts_of(events)
+    assert (first.ending, first.message, first.seconds(0)) == ("worker_lost", "rank 1 died", 100)
+    assert (second.ending, second.from_step, second.seconds(0)) == ("user_error", 5, 100)
+
+
+def test_an_attempt_that_goes_on_costs_up_to_now() -> None:
+    (attempt,) = attempts_of([placed(100, 1), event(110, "started", step=0)])
+    assert (attempt.ended_at, attempt.ending) == (None, "goes on")
+    assert attempt.worker_hours(now_s=1900) == 1.0
+
+
+@pytest.mark.parametrize("end", [event(9e6, "driver_lost", phase="failed"), event(9e6, "queued"), placed(9e6, 2)])
+def test_a_driver_that_vanished_costs_up_to_its_last_sign_of_life(end: dict[str, Any]) -> None:
+    events = [placed(100, 1), event(110, "started", step=0), event(150, "checkpoint_saved", step=3), end]
+    assert attempts_of(events)[0].ended_at == 150
+    assert attempts_of(events, [120.0, 170.0, 9.1e6])[0].ended_at == 170
+    assert attempts_of(events)[0].ending == "driver_lost"
+
+
+def test_a_stop_is_told_by_its_reason() -> None:
+    events = [placed(100, 1), event(200, "stopped", reason="stop_requested", message="stopped at step 6")]
+    assert attempts_of(events)[0].ending == "stop_requested"
+
+
+def test_without_a_placed_worker_there_is_no_attempt() -> None:
+    assert attempts_of([event(1, "queued"), event(2, "failed", reason="timed_out")]) == []
