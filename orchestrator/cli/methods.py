@@ -58,6 +58,7 @@ def _emit_engine_table(rows: list[MethodRow]) -> None:
         ("  " + row.seam.rpartition(".")[2], row.name, *("no" if lacks else "yes" for lacks in row.lacking.values()))
         for row in rows
     ]
+    variants = tuple(variant.removeprefix("zero_") for variant in variants)
     for line in aligned([("", "", *names), ("", "", *variants), *cells]):
         emit(line)
     for row in rows:

@@ -200,7 +200,7 @@ def test_methods(cli) -> None:
     table = overview.partition("method and engine\n")[2].splitlines()
     assert [line.split() for line in table[:2]] == [
         ["ddp", "fsdp2", "deepspeed", "deepspeed", "accelerate", "accelerate"],
-        ["zero_stage", "0", "zero_stage", "2", "FSDP", "DEEPSPEED"],
+        ["stage", "0", "stage", "2", "FSDP", "DEEPSPEED"],
     ]
     assert ["optimizer", "came", "yes", "yes", "yes", "no", "yes", "no"] in [line.split() for line in table]
     assert "  came requires rows of the engine" in table
