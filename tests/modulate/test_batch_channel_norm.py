@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gloo import run_on_ranks
-from support import make_run_directory, tiny_spec, train_on
+from support import assert_same_weights, make_run_directory, tiny_spec, train_on
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -204,3 +204,23 @@ def test_micro_batches_of_one_sample_train(tmp_path: Path) -> None:
     outcome, lines = train_on(1, directory)[0]
     assert outcome == "finished"
     assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+@pytest.mark.distributed
+def test_workers_of_shards_train_as_ranks_do(tmp_path: Path) -> None:
+    modulators = [{"name": "weight_standardization"}, {"name": "batch_channel_norm", "groups": 4}]
+    jobs = [
+        make_run_directory(
+            tmp_path / exchange["name"],
+            tiny_spec(
+                recipe={"target": "convolutional.py:Images"},
+                resources={"workers": 2},
+                exchange=exchange,
+                modulators=modulators,
+            ),
+        )
+        for exchange in ({"name": "all_reduce"}, {"name": "coded", "scheme": "fractional", "stragglers": 0})
+    ]
+    for job in jobs:
+        assert train_on(2, job)[0][0] == "finished"
+    assert_same_weights(*jobs, atol=1e-5)

@@ -165,14 +165,14 @@ def test_a_forward_of_ones_own_is_not_thrown_away() -> None:
         ghosts_of(nn.Sequential(nn.Conv2d(1, 2, 1), Activated(2)), 2)
 
 
-def ghost_job(root: Path, *, workers: int = 1, micro_size: int | None = None, modulators: list[Any] = []) -> Any:  # noqa: B006
+def ghost_job(root: Path, *, workers: int = 1, micro_size: int | None = None, modulators: Any = ()) -> Any:
     return make_run_directory(
         root,
         tiny_spec(
             recipe=WITH_BATCH_NORM,
             batch={"global_size": 48, "micro_size": micro_size},
             resources={"workers": workers},
-            modulators=modulators,
+            modulators=list(modulators),
         ),
     )
 
