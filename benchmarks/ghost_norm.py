@@ -18,14 +18,12 @@ Every run is a line of a JSON-lines file as soon as it ends; an interrupted benc
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,8 +31,8 @@ from typing import Any
 import torch
 
 from benchmarks.learning import LastEvaluation, table_head, table_row, train_alone
+from benchmarks.run_file import Result, RunFile
 from orchestrator.core.errors import DivergedError
-from orchestrator.core.run_directory import read_json_lines
 from orchestrator.spec.job import JobSpec
 
 SMALL, LARGE = 32, 1024
@@ -140,21 +138,7 @@ def train(run: Run) -> tuple[Run, dict[str, Any]]:
     return run, {**found, "steps": tracker.step, "cpu_s": round(time.process_time() - started, 2)}
 
 
-Results = dict[Run, dict[str, Any]]
-
-
-def make(path: Path, processes: int, wanted: Iterable[Run]) -> Results:
-    """All runs that are wanted, those that the file does not hold yet made now."""
-    results = {Run(**line["run"]): line["result"] for line in read_json_lines(path)}
-    missing = [run for run in dict.fromkeys(wanted) if run not in results]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("spawn").Pool(processes) as pool, path.open("a", encoding="utf-8") as stream:
-        for run, result in pool.imap_unordered(train, missing):
-            results[run] = result
-            stream.write(json.dumps({"run": asdict(run), "result": result}) + "\n")
-            stream.flush()
-            print(run, result, flush=True)
-    return results
+Results = dict[Run, Result]
 
 
 def large_runs(arm: str, noise: float) -> list[Run]:
@@ -205,7 +189,7 @@ def main() -> None:
     wanted = [run for arm in LARGE_ARMS for noise in NOISES for run in large_runs(arm, noise)]
     wanted += [run for arm in MICRO_ARMS for run in micro_runs(arm)]
     # Seed by seed: what else the machine does meanwhile falls on all arms alike.
-    results = make(arguments.runs, arguments.processes, sorted(wanted, key=lambda run: run.seed))
+    results = RunFile(arguments.runs, arguments.processes, Run, train).make(sorted(wanted, key=lambda run: run.seed))
     cpu_s = sum(float(results[run]["cpu_s"]) for run in dict.fromkeys(wanted))
     cores, load = os.cpu_count(), os.getloadavg()[0]
     print(f"\n# Ghost norm, {cores} cores ({platform.processor() or platform.machine()}), {date.today()}\n")

@@ -224,7 +224,7 @@ class _Training(Section):
     exchange: Annotated[ExchangeConfig, BeforeValidator(name_alone)] = AllReduce(name="all_reduce")
     """How many workers' gradients become one update."""
     modulators: Annotated[tuple[ModulatorConfig, ...], BeforeValidator(list_to_tuple)] = ()
-    """What changes the recipe's model, its loss, or gradients between their sum and the optimizer's step, in this order."""
+    """What changes the recipe's model, its loss, its samples or the step's gradient, in this order."""
     data: Data = Data()
     """Where samples come from."""
     checkpoint: Checkpoint = Checkpoint()
