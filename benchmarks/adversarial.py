@@ -75,7 +75,7 @@ def train(run: Run) -> tuple[Run, Result]:
 
 
 COMPARISON = Comparison(
-    arms=tuple(ARMS), train=train, rates=(0.05, 0.1, 0.2), choice_seeds=(100,), seeds=(0, 1, 2, 3, 4)
+    arms=tuple(ARMS), train=train, rates=(0.05, 0.1, 0.2, 0.4), choice_seeds=(100,), seeds=(0, 1, 2, 3, 4)
 )
 
 

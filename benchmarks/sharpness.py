@@ -51,7 +51,11 @@ def train(run: Run) -> tuple[Run, Result]:
 
 
 COMPARISON = Comparison(
-    arms=("SGD", TWICE, *SAM), train=train, rates=(0.01, 0.03, 0.1, 0.3), choice_seeds=(100,), seeds=(0, 1, 2, 3, 4)
+    arms=("SGD", TWICE, *SAM),
+    train=train,
+    rates=(0.003, 0.01, 0.03, 0.1, 0.3),
+    choice_seeds=(100,),
+    seeds=(0, 1, 2, 3, 4),
 )
 
 
