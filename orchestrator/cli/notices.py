@@ -50,6 +50,17 @@ def _phase(event: Event) -> Notice:
     return Notice(f"phase {event['phase']} of {event['phases']} starts at step {event['step']:,}: {batch} per step")
 
 
+def _queued(event: Event) -> Notice | None:
+    if "position" not in event:
+        return None  # by the command that hands a job over
+    return Notice(f"{event['position']} of {event['waiting']} in the queue: {event['reason']}")
+
+
+def _granted(event: Event) -> Notice:
+    passed = ", ahead of jobs that it does not delay" if event["backfilled"] else ""
+    return Notice(f"has its place on {counted(len(event['nodes']), 'node')} after {event['waited_s']:.0f} s{passed}")
+
+
 def _placed(event: Event) -> Notice | None:
     if "script" not in event:
         return None  # a recipe announces its own start
@@ -68,6 +79,9 @@ def _straggler_over(event: Event) -> Notice:
 
 WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "connected": _connected,
+    "queued": _queued,
+    "granted": _granted,
+    "preempted": lambda event: Notice(f"makes room for {event['by']} after step {event['step']:,}", "warning"),
     "waiting": lambda event: Notice(f"waiting: {event['reason']}"),
     "placed": _placed,
     "started": _started,

@@ -17,7 +17,7 @@ LINE_EVERY_S = 5.0
 """Seconds between two progress lines where there is no terminal."""
 NOTICE_COLORS = {"info": None, "warning": "yellow", "error": "red"}
 PHASE_TEXTS = {
-    "queued": "queued: waiting for its driver",
+    "queued": "queued: waiting for its driver, or for its turn",
     "preparing": "preparing: starting Ray, opening MLflow",
     "placing": "placing: waiting for the workers",
 }

@@ -57,10 +57,14 @@ def submit(
 
     The storage must be a folder that this machine and all nodes of the cluster share.
     """
+    from orchestrator.launch.preflight import check_quotas
     from orchestrator.launch.ray_jobs import RayJobs
+    from orchestrator.launch.store import resolve_storage
     from orchestrator.spec.load import load_spec
 
-    load_spec(spec, overrides)  # a bad spec is told before a cluster is looked for
+    # What is wrong with files is told before a cluster is looked for.
+    loaded = load_spec(spec, overrides)
+    check_quotas(resolve_storage(storage, loaded.spec.storage, os.environ))
     cluster = RayJobs(address)
     cluster.connect()
     return _submit_to(cluster, _prepare(spec, overrides, storage, resume=resume, new_name=new_name), follow=follow)
@@ -81,6 +85,7 @@ def resume(
     another cluster. A job that ran here runs here again, in the foreground.
     """
     from orchestrator.launch.backends import backend_of
+    from orchestrator.launch.preflight import check_quotas
     from orchestrator.launch.prepare import prepare_resume
     from orchestrator.launch.ray_jobs import RayJobs
 
@@ -88,6 +93,7 @@ def resume(
     backend = RayJobs(address) if address else backend_of(directory.read_state())
     if not isinstance(backend, RayJobs):
         return _run_here(prepare_resume(directory, overrides))
+    check_quotas(directory.root.parent)
     backend.connect()
     return _submit_to(backend, prepare_resume(directory, overrides), follow=follow)
 

@@ -143,6 +143,15 @@ class RunDirectory:
         return (self._job or self).root / "stop_requested"
 
     @property
+    def preempt_file(self) -> Path:
+        """Exists while the job is to stop at the next step because a more urgent one needs its place."""
+        return (self._job or self).root / "preempt_requested"
+
+    def should_stop(self) -> bool:
+        """Whether the ranks are to stop at the next step, for whatever reason."""
+        return self.stop_file.exists() or self.preempt_file.exists()
+
+    @property
     def driver_log(self) -> Path:
         """Output of the job's driver, over all attempts."""
         return self.logs / "driver.log"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,3 +35,14 @@ def with_tracking_uri(spec: AnyJobSpec, uri: str) -> AnyJobSpec:
     if redact(uri) != uri:
         return spec
     return spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"uri": uri})})
+
+
+def with_owner(spec: AnyJobSpec) -> AnyJobSpec:
+    """The spec with the user who submits it as the owner, where it names none."""
+    if spec.queue.owner is not None:
+        return spec
+    try:
+        owner = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number that has no name
+        owner = str(os.getuid())
+    return spec.model_copy(update={"queue": spec.queue.model_copy(update={"owner": owner})})

@@ -16,6 +16,8 @@ from orchestrator.launch.package import Package, collect
 from orchestrator.launch.store import JobStore, taken_message
 from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec
+from orchestrator.spec.problems import SpecError
+from orchestrator.spec.quotas import read_quotas
 from orchestrator.tracking.uri import check_reachable
 
 REACH_TIMEOUT_S = 10.0
@@ -76,6 +78,18 @@ def storage_problems(storage: Path) -> list[str]:
     except OSError as error:
         return [f"storage: {storage} cannot be written: {error.strerror}; choose another with --storage or `storage`."]
     return []
+
+
+def check_quotas(storage: Path) -> None:
+    """Make sure that a storage's ``queue.yaml`` can be read, before a cluster's queue goes by it.
+
+    Raises:
+        UsageError: with everything that is wrong with it, one to a line.
+    """
+    try:
+        read_quotas(storage)
+    except SpecError as error:
+        raise UsageError(str(error)) from None
 
 
 def code_problems(spec: AnyJobSpec, package: Package) -> list[str]:

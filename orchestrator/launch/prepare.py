@@ -13,7 +13,7 @@ from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory, write_atomically
 from orchestrator.launch.continuation import overridden, refuse_to_continue, refuse_unlike, wait_for_last_driver
 from orchestrator.launch.control import exclusive, reconcile
-from orchestrator.launch.environment import with_tracking_uri
+from orchestrator.launch.environment import with_owner, with_tracking_uri
 from orchestrator.launch.package import Package, copy_into
 from orchestrator.launch.preflight import Checked, check_before_start
 from orchestrator.launch.processes import this_process
@@ -73,7 +73,7 @@ def prepare(
         staged.logs.mkdir()
         while True:
             named = loaded.spec.model_copy(update={"name": next(names)})
-            spec = with_tracking_uri(named, checked.tracking_uri)
+            spec = with_owner(with_tracking_uri(named, checked.tracking_uri))
             _fill(staged, spec, checked.tracking_uri)
             try:
                 run_directory = store.publish(staged, spec.name)
@@ -108,12 +108,14 @@ def _continue_as(loaded: LoadedSpec, run_directory: RunDirectory, checked: Check
     # A job stays where it is and keeps its history where it is, whatever the environment says now.
     uri = before.tracking.uri if loaded.spec.tracking.uri is None else checked.tracking_uri
     tracking = loaded.spec.tracking.model_copy(update={"uri": uri})
-    spec = loaded.spec.model_copy(update={"storage": before.storage, "tracking": tracking})
+    queue = loaded.spec.queue.model_copy(update={"owner": loaded.spec.queue.owner or before.queue.owner})
+    spec = loaded.spec.model_copy(update={"storage": before.storage, "tracking": tracking, "queue": queue})
     refuse_unlike(before, spec, checked.package, run_directory)
     return _continue(run_directory, spec)
 
 
 def _continue(run_directory: RunDirectory, spec: AnyJobSpec) -> PreparedJob:
+    spec = with_owner(spec)
     reconcile(run_directory)
     wait_for_last_driver(run_directory)
     with exclusive(run_directory):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -17,6 +18,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.values import Failure
 from orchestrator.schedule.policy import first_cause
+from orchestrator.schedule.queue.values import Use
 from orchestrator.schedule.script_rank import ScriptBackendConfig, run_script_rank
 from orchestrator.schedule.worker import run_rank
 from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
@@ -114,6 +116,7 @@ class GangAttempt(Attempt):
         spec: the job.
         env: environment of the workers.
         rank_arguments: keyword arguments of ``train.rank.main``, which ``run_script_rank`` takes too.
+        place: where the workers go; None leaves it to Ray.
     """
 
     def __init__(
@@ -123,11 +126,12 @@ class GangAttempt(Attempt):
         spec: AnyJobSpec,
         env: dict[str, str],
         rank_arguments: dict[str, Any],
+        place: Sequence[Use] | None = None,
     ) -> None:
         super().__init__(directory, number, first_log="rank_0.log")
         self._num_workers = spec.resources.workers
         self._has_script = isinstance(spec, ScriptJobSpec)
-        self._trainer = _trainer(spec, str(self._log_folder), env, rank_arguments)
+        self._trainer = _trainer(spec, str(self._log_folder), env, rank_arguments, place)
 
     def _run(self) -> Ended | Failure:
         try:
@@ -151,7 +155,14 @@ class GangAttempt(Attempt):
         return failures[0] if self._has_script else first_cause(failures)
 
 
-def _trainer(spec: AnyJobSpec, storage: str, env: dict[str, str], rank_arguments: dict[str, Any]) -> Any:
+def on_nodes(nodes: Iterable[str]) -> list[dict[str, str]] | None:
+    """Ray's label selectors that put one process on each of these nodes, in this order; None without nodes."""
+    return [{"ray.io/node-id": node} for node in nodes] or None
+
+
+def _trainer(
+    spec: AnyJobSpec, storage: str, env: dict[str, str], rank_arguments: dict[str, Any], place: Sequence[Use] | None
+) -> Any:
     """A trainer of Ray's that has the workers run the recipe, with a process group, or the script, without one."""
     resources = spec.resources
     options = {
@@ -161,6 +172,7 @@ def _trainer(spec: AnyJobSpec, storage: str, env: dict[str, str], rank_arguments
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker={"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker},
             placement_strategy=resources.placement.upper(),
+            label_selector=on_nodes(use.node for use in place or () for _ in range(use.workers)),
         ),
         "run_config": RunConfig(
             name="ray_train",

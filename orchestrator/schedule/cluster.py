@@ -17,6 +17,8 @@ from orchestrator.spec.methods.served import Served
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 """An embedded cluster moves weights through torch.distributed; its object store carries small messages only."""
+LEAST_SHARD_CPUS = 0.001
+"""What a shard reserves that asks for nothing, so that it has a bundle of its own."""
 
 
 @dataclass(frozen=True, slots=True)

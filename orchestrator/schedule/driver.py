@@ -1,11 +1,13 @@
 """The job's driver: a state machine from a prepared run directory to a finished, failed or stopped job.
 
-    preparing --> placing --> running --> succeeded
-        ^            |           |------> stopped     (SIGINT or a stop file: checkpoint first, or SIGTERM to a script)
-        |            v           |------> failed      (budget of the cause is empty)
-        +------- time out        +------> placing     (another attempt)
+    preparing --> queued --> placing --> running --> succeeded
+                    ^  |                    |------> stopped     (SIGINT or a stop file: checkpoint first, or SIGTERM
+                    |  +--> time out        |                     to a script)
+                    |                       |------> failed      (budget of the cause is empty)
+                    +-----------------------+                    (another attempt, or a more urgent job needs the place)
 
-The same code runs under ``orchestrator run`` (embedded Ray) and as the entrypoint of a Ray job.
+The same code runs under ``orchestrator run`` (embedded Ray) and as the entrypoint of a Ray job. A private cluster has
+no queue: there a job goes from preparing to placing.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,19 +32,20 @@ from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, TIMED_OUT, Or
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.values import Failure, Retry
 from orchestrator.schedule.attempt import Attempt, Ended, GangAttempt
-from orchestrator.schedule.cluster import Waits, admit, connect, free_resources, shards_of
+from orchestrator.schedule.cluster import connect
 from orchestrator.schedule.history import JobHistory
+from orchestrator.schedule.place import OwnPlace, Place, QueuedPlace
 from orchestrator.schedule.policy import RetryPolicy
+from orchestrator.schedule.queue.values import Use
 from orchestrator.schedule.served_attempt import ServedAttempt
 from orchestrator.schedule.trial_states import TrialStates, last_step
+from orchestrator.schedule.wait_record import WaitRecord
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_resolved
 from orchestrator.spec.methods.asynchronous import Asynchronous
 
 _POLL_S = 0.2
 _STATE_EVERY_S = 2.0
-_SIGN_OF_LIFE_EVERY_S = 30.0
-"""A job on a cluster out of reach counts as lost when its state has not changed for minutes; waiting is not that."""
 
 
 class PlacementTimeoutError(OrchestratorError):
@@ -67,6 +71,7 @@ class JobDriver:
         used = directory.read_state().get("retries_used")
         self._policy = RetryPolicy(self._spec.retries, used, rollbacks=_rollbacks(self._spec))
         self._num_interrupts = 0
+        self._place: Place = OwnPlace(self._spec) if embedded else QueuedPlace(self._spec, directory)
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Signal handler: the first asks the ranks to stop at the next step, the second aborts."""
@@ -97,6 +102,7 @@ class JobDriver:
         except Exception as error:
             traceback.print_exc()
             exit_code = self._end("failed", "internal_error", f"{type(error).__name__}: {error}", JOB_FAILED)
+        self._place.close()
         history.close()
         return exit_code
 
@@ -109,6 +115,9 @@ class JobDriver:
             if self._has_script and self._stop_requested:
                 # SIGTERM reaches the ranks one after another, and each ends in its own way, or fails for a neighbor.
                 return self._end("stopped", "stop_requested", result.message, STOPPED)
+            if self._has_made_room(result):
+                self._place.give_back()
+                continue
             if isinstance(result, Ended):
                 return self._end_well(result)
             decision = self._policy.decide(result)
@@ -120,27 +129,23 @@ class JobDriver:
             self._directory.event("restarting", {**fields, "budget": self._policy.account(result)})
 
     def _wait_for_place(self) -> None:
-        """Wait until all workers fit, or none is started.
+        """Wait until all workers have a place, or none is started.
 
         Raises:
             PlacementTimeoutError: after ``queue.timeout_s``.
         """
-        started = told = time.monotonic()
-        reason = None
-        self._update_state(phase="placing", message=None)
-        resources, shards = self._spec.resources, shards_of(self._spec)
-        while not self._stop_requested and isinstance(answer := admit(resources, free_resources(), shards), Waits):
-            if answer.reason != reason:
-                reason = answer.reason
-                self._update_state(phase="placing", reason="waiting_for_resources", message=reason)
-                self._directory.event("waiting", {"reason": reason})
-            if time.monotonic() - told > _SIGN_OF_LIFE_EVERY_S:
-                told = time.monotonic()
-                self._update_state(phase="placing")
-            timeout_s = self._spec.queue.timeout_s
-            if timeout_s is not None and time.monotonic() - started > timeout_s:
+        self._directory.preempt_file.unlink(missing_ok=True)
+        self._place.begin()
+        self._update_state(phase=self._place.phase, message=None)
+        record = WaitRecord(self._directory, self._place, self._update_state)
+        timeout_s = self._spec.queue.timeout_s
+        while not self._stop_requested and (reason := self._place.waits_for()) is not None:
+            record.follow(reason)
+            if timeout_s is not None and record.waited_s > timeout_s:
                 raise PlacementTimeoutError(f"not placed within queue.timeout_s = {timeout_s:g} s: {reason}")
             time.sleep(_POLL_S)
+        if not self._stop_requested:
+            record.end()
 
     def _one_attempt(self, history: JobHistory) -> Ended | Failure:
         number = int(self._directory.read_state().get("attempts", 0)) + 1
@@ -151,7 +156,8 @@ class JobDriver:
             "tracking_uri": history.uri,
             "mlflow_run_id": history.run_id,
         }
-        attempt = _attempt(self._directory, number, self._spec, own_environment(self._spec, os.environ), arguments)
+        env = own_environment(self._spec, os.environ)
+        attempt = _attempt(self._directory, number, self._spec, env, arguments, self._place.uses)
         attempt.start()
         phase, updated = "placing", 0.0
         while (result := attempt.wait(_POLL_S)) is None:
@@ -163,7 +169,20 @@ class JobDriver:
             if time.monotonic() - updated > _STATE_EVERY_S:
                 updated = time.monotonic()
                 self._update_state(phase=phase, step=self._last_step())
+            self._make_room_if_needed()
         return result
+
+    def _make_room_if_needed(self) -> None:
+        """Have the ranks stop with a checkpoint if a more urgent job needs their place."""
+        urgent = self._place.is_needed_by()
+        if urgent is not None and not self._directory.preempt_file.exists():
+            self._directory.event("preempted", {"by": urgent, "step": self._last_step()})
+            self._directory.preempt_file.touch()
+
+    def _has_made_room(self, result: Ended | Failure) -> bool:
+        """Whether the attempt ended because another job needs the place, so that this one goes back to the queue."""
+        is_stopped = isinstance(result, Ended) and result.outcome == "stopped"
+        return is_stopped and self._directory.preempt_file.exists() and not self._stop_requested
 
     @property
     def _stop_requested(self) -> bool:
@@ -198,6 +217,7 @@ class JobDriver:
         )
         self._directory.event(phase, {"reason": reason, "message": message})
         self._directory.stop_file.unlink(missing_ok=True)
+        self._directory.preempt_file.unlink(missing_ok=True)
         return exit_code
 
 
@@ -209,12 +229,17 @@ def _rollbacks(spec: AnyJobSpec) -> int:
 
 
 def _attempt(
-    directory: RunDirectory, number: int, spec: AnyJobSpec, env: dict[str, str], arguments: dict[str, Any]
+    directory: RunDirectory,
+    number: int,
+    spec: AnyJobSpec,
+    env: dict[str, str],
+    arguments: dict[str, Any],
+    place: Sequence[Use] | None,
 ) -> Attempt:
     """The kind of attempt that the job's exchange asks for."""
     if isinstance(spec, JobSpec) and spec.exchange.topology == "served":
-        return ServedAttempt(directory, number, spec, env, arguments)
-    return GangAttempt(directory, number, spec, env, arguments)
+        return ServedAttempt(directory, number, spec, env, arguments, place)
+    return GangAttempt(directory, number, spec, env, arguments, place)
 
 
 def _die_with_parent() -> None:

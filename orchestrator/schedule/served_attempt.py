@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,8 +16,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.served import Lost, Sender
 from orchestrator.core.values import Failure
-from orchestrator.schedule.attempt import Attempt, Ended, ended
+from orchestrator.schedule.attempt import Attempt, Ended, ended, on_nodes
+from orchestrator.schedule.cluster import LEAST_SHARD_CPUS
 from orchestrator.schedule.policy import first_cause
+from orchestrator.schedule.queue.values import Use
 from orchestrator.schedule.served_actors import PULL_THREADS, SHARD_THREADS, WORKER_THREADS, ShardActor, WorkerActor
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.asynchronous import Asynchronous
@@ -56,10 +59,17 @@ class ServedAttempt(Attempt):
         spec: the job; its exchange is a served one.
         env: environment of the processes.
         arguments: ``run_directory``, ``attempt``, ``tracking_uri`` and ``mlflow_run_id``.
+        place: where workers and shards go; None leaves it to Ray.
     """
 
     def __init__(
-        self, directory: RunDirectory, number: int, spec: JobSpec, env: dict[str, str], arguments: dict[str, Any]
+        self,
+        directory: RunDirectory,
+        number: int,
+        spec: JobSpec,
+        env: dict[str, str],
+        arguments: dict[str, Any],
+        place: Sequence[Use] | None = None,
     ) -> None:
         super().__init__(directory, number, first_log="shard_0.log")
         assert isinstance(spec.exchange, Served)  # the driver has looked
@@ -68,6 +78,7 @@ class ServedAttempt(Attempt):
         self._exchange = spec.exchange
         self._env = env
         self._arguments = arguments
+        self._uses = place or ()
         self._groups: list[Any] = []
         self._shards: list[Any] = []
         self._workers: dict[int, _Worker] = {}
@@ -99,9 +110,17 @@ class ServedAttempt(Attempt):
         resources, exchange = self._resources, self._exchange
         worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
         self._groups = [
-            placement_group([worker] * resources.workers, strategy=resources.placement.upper()),
+            placement_group(
+                [worker] * resources.workers,
+                strategy=resources.placement.upper(),
+                bundle_label_selector=on_nodes(use.node for use in self._uses for _ in range(use.workers)),
+            ),
             # Apart from the workers' strategy: one worker per node does not mean one shard per node.
-            placement_group([{"CPU": max(exchange.cpus_per_shard, 0.001)}] * exchange.shards, strategy="PACK"),
+            placement_group(
+                [{"CPU": max(exchange.cpus_per_shard, LEAST_SHARD_CPUS)}] * exchange.shards,
+                strategy="PACK",
+                bundle_label_selector=on_nodes(use.node for use in self._uses for _ in range(use.shards)),
+            ),
         ]
         ready = [group.ready() for group in self._groups]
         if len(ray.wait(ready, num_returns=len(ready), timeout=_PLACEMENT_TIMEOUT_S)[0]) < len(ready):
@@ -114,7 +133,9 @@ class ServedAttempt(Attempt):
             ShardActor
         )
         self._shards = [
-            shard_class.options(num_cpus=max(exchange.cpus_per_shard, 0.001), **self._placed(1, shard)).remote()
+            shard_class.options(
+                num_cpus=max(exchange.cpus_per_shard, LEAST_SHARD_CPUS), **self._placed(1, shard)
+            ).remote()
             for shard in range(exchange.shards)
         ]
         addresses = ray.get([shard.address.remote() for shard in self._shards])

@@ -173,14 +173,14 @@ class Retries(Section):
 
 
 class Queue(Section):
-    """How the job waits for its workers."""
+    """How the job waits for its workers; priority and owner count on a cluster, where jobs share a queue."""
 
     timeout_s: PositiveFloat | None = None
     """Longest wait for the workers in seconds, then the job fails with exit code 4; null waits for ever."""
-    priority: Literal[0] = 0
-    """Reserved for the shared queue; only 0 is accepted so far."""
-    owner: None = None
-    """Reserved for the shared queue; only null is accepted so far."""
+    priority: int = 0
+    """On a cluster, jobs of higher priority go first, and may have running ones of lower priority wait again."""
+    owner: Annotated[str, Field(min_length=1, examples=["ann"])] | None = None
+    """Whose quota the job counts against; null takes the name of the user who submits it. See [queue.md](queue.md)."""
 
 
 class Tracking(Section):

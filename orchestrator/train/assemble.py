@@ -219,7 +219,7 @@ class _Assembly:
                 self._tracker,
                 context.collectives,
                 log_every=spec.train.log_every,
-                stop_requested=context.run_directory.stop_file.exists,
+                stop_requested=context.run_directory.should_stop,
                 tolerate_overflow=spec.train.precision == "fp16",
                 times=self._times if context.served is None else None,
             ),

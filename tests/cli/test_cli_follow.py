@@ -149,6 +149,15 @@ def test_time_left_is_never_negative() -> None:
 
 EVENTS: dict[str, tuple[dict[str, Any], str]] = {
     "connected": ({"cpus": 2, "oversubscribed": True}, "the workers ask for more than this machine's 2 CPU cores"),
+    "queued": (
+        {"position": 3, "waiting": 7, "reason": "needs 8 GPUs, 6 free; 2 jobs ahead"},
+        "3 of 7 in the queue: needs 8 GPUs, 6 free; 2 jobs ahead",
+    ),
+    "granted": (
+        {"nodes": {"a": 1, "b": 1}, "waited_s": 12.3, "backfilled": False},
+        "has its place on 2 nodes after 12 s",
+    ),
+    "preempted": ({"by": "big (priority 5)", "step": 1234}, "makes room for big (priority 5) after step 1,234"),
     "waiting": ({"reason": "needs 4 workers"}, "waiting: needs 4 workers"),
     "placed": ({"attempt": 1, "script": "train.py", "workers": 2}, "train.py starts on 2 workers"),
     "started": (

@@ -50,8 +50,8 @@ VALUES = [
     BadSpec("name with a path", good("name: ../tiny"), "name", "of the form"),
     BadSpec("long name", good(f"name: {'a' * 64}"), "name", "of the form"),
     BadSpec("empty experiment", good('tracking: {experiment: ""}'), "tracking.experiment", "not empty"),
-    BadSpec("priority", good("queue: {priority: 3}"), "queue.priority", "Legal: 0"),
-    BadSpec("owner", good("queue: {owner: me}"), "queue.owner", "Legal: null"),
+    BadSpec("priority", good("queue: {priority: high}"), "queue.priority", "Legal: an integer"),
+    BadSpec("owner", good('queue: {owner: ""}'), "queue.owner", "not empty"),
 ]
 
 KEYS = [

@@ -42,7 +42,7 @@ def test_faults_of_every_kind_are_reported_together(tmp_path: Path) -> None:
     recipe = RECIPE.replace("def loss", "def los")
     file = BadSpec("", text, "", "", files={"recipe.py": recipe}).write(tmp_path)
     with pytest.raises(SpecError) as caught:
-        load_spec(file, ["queue.owner=me", "x"])
+        load_spec(file, ["queue.owner=3", "x"])
     assert [(problem.line, problem.path) for problem in caught.value.problems] == [
         (1, "recipe.target"),
         (3, "optimizer.eps"),
