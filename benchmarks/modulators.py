@@ -48,7 +48,14 @@ MODULATORS: dict[str, str] = {
     "vrgd": "vrgd",
     "adaptive_braking": "adaptive_braking",
     "gradient_noise": "gradient_noise",
+    "sam": "sam",
+    "saved_activations": "saved_activations",
+    "ghost_norm": "{name: ghost_norm, size: 32}",
+    "sync_batch_norm": "sync_batch_norm",
+    "weight_standardization": "weight_standardization",
+    "batch_channel_norm": "{name: batch_channel_norm, groups: 8}",
 }
+"""Attacks need samples of floating-point numbers, which these are not: see `benchmarks.adversarial`."""
 COLLECTIVES = ("all_reduce", "reduce_scatter_tensor", "all_gather_into_tensor", "broadcast")
 
 

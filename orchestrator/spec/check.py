@@ -156,7 +156,7 @@ def missing_capabilities(path: str, method: Method, engine: Engine) -> Iterator[
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (target_problems, ("recipe.target", "data.source.name")),
     (argument_problems, ("recipe.target", "recipe.args")),
-    (coupling_problems, ("recipe.target", "batch.micro_size", "exchange.name")),
+    (coupling_problems, ("recipe.target", "batch.micro_size", "exchange.name", "modulators")),
     (batch_problems, ("batch.global_size", "resources.workers")),
     (nesterov_problems, ("optimizer.name", "optimizer.momentum", "optimizer.dampening", "optimizer.nesterov")),
     (preset_problems, ("optimizer", "train.clip_grad_norm", "train.auto_clip")),

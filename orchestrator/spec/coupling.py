@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.loss_modulators import Adversarial, Sam
 from orchestrator.spec.problems import Problem, shown
 
 COUPLES_SAMPLES = "couples_samples"
@@ -20,3 +21,7 @@ def cutting_problems(spec: JobSpec) -> Iterator[Problem]:
     if spec.exchange.topology == "served":
         message = f"{recipe}, and here each part of a batch is computed by itself"
         yield Problem("", "exchange.name", shown(spec.exchange.name), message, "all_reduce or delayed")
+    for index, modulator in enumerate(spec.modulators):
+        if isinstance(modulator, Sam | Adversarial):
+            message = f"{recipe}, and {modulator.name} takes gradients of a worker's own samples by themselves"
+            yield Problem("", f"modulators.{index}.name", shown(modulator.name), message, f"no {modulator.name}")

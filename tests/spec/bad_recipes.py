@@ -161,6 +161,16 @@ COMBINATIONS = [
         "couples the samples of a batch",
         files=COUPLED,
     ),
+    *(
+        BadSpec(
+            f"coupled samples under {name}",
+            good(f"modulators: [{{name: {name}{arguments}}}]"),
+            "modulators.0.name",
+            f"and {name} takes gradients of a worker's own samples by themselves. Legal: no {name}",
+            files=COUPLED,
+        )
+        for name, arguments in (("sam", ""), ("disadv", ", epsilon: 0.1"), ("conadv", ", epsilon: 0.1"))
+    ),
     BadSpec(
         "coupled samples cut in a later phase",
         good("then: [{train: {steps: 2}, batch: {micro_size: 4}}]"),
