@@ -132,14 +132,16 @@ def accuracy(runs: RunFile[Run]) -> Iterator[str]:
             fixed = tuple(round(statistics.fmean(f[i] for f in factors), 4) for i in range(len(MODULES)))
             learned[lr, "fixed"] = [Run(LARGE, lr, "fixed", seed, fixed) for seed in SEEDS]
     runs.make(run for cell in learned.values() for run in cell)
-    yield from table_head("rate", "arm", "loss", "mAP, %", "mAP at IoU 0.5, %", "last factors (or fixed)")
+    yield from table_head(
+        "rate", "arm", "loss", "less plain's, seed by seed", "mAP, %", "mAP at IoU 0.5, %", "last factors (or fixed)"
+    )
     for (lr, arm), cell in sorted(
         learned.items(), key=lambda item: (item[0][0], ("plain", "agvm", "fixed").index(item[0][1]))
     ):
         found = [runs.results[run] for run in cell]
         evals = [result["eval"] for result in found if result["eval"]]
         if not evals:
-            yield table_row(f"{lr:g}", arm, "diverged", "", "", "")
+            yield table_row(f"{lr:g}", arm, "diverged", "", "", "", "")
             continue
         factors = list(cell[0].multipliers) or [
             statistics.fmean(result["factors"][i] for result in found if "factors" in result)
@@ -149,10 +151,18 @@ def accuracy(runs: RunFile[Run]) -> Iterator[str]:
             f"{lr:g}",
             arm + ("" if len(evals) == len(cell) else f", {len(cell) - len(evals)} diverged"),
             spread([e["eval/loss"] for e in evals]),
+            difference(cell, learned[lr, "plain"], runs),
             spread([100 * e["eval/map"] for e in evals], 1),
             spread([100 * e["eval/map_50"] for e in evals], 1),
             " / ".join(f"{factor:.2f}" for factor in factors),
         )
+
+
+def difference(cell: list[Run], plain: list[Run], runs: RunFile[Run]) -> str:
+    """Of the losses of two arms with the same seeds."""
+    pairs = [(runs.results[run]["eval"], runs.results[other]["eval"]) for run, other in zip(cell, plain, strict=True)]
+    known = [one["eval/loss"] - two["eval/loss"] for one, two in pairs if one and two]
+    return "" if cell == plain or not known else spread(known)
 
 
 def spread(values: list[float], digits: int = 3) -> str:
