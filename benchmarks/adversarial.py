@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.arms import Comparison, Run, train_run
+from benchmarks.arms import Comparison, Run, train_measured
 from benchmarks.learning import table_head, table_row, train_alone
 from benchmarks.run_file import Result, RunFile
 from orchestrator.spec.job import JobSpec
@@ -71,7 +71,7 @@ def train(run: Run) -> tuple[Run, Result]:
     """Train in this process."""
     steps = 3 * STEPS if run.arm == THRICE else STEPS
     spec = job(ARMS[run.arm], steps=steps, lr=run.lr, seed=run.seed, validation=run.validation)
-    return train_run(run, spec)
+    return run, train_measured(spec)
 
 
 COMPARISON = Comparison(

@@ -26,16 +26,20 @@ class Run:
     validation: bool = False
 
 
-def train_run(run: Run, spec: JobSpec) -> tuple[Run, Result]:
-    """Train in this process with one thread; where the loss is no longer finite, the accuracy is None."""
+def train_measured(spec: JobSpec) -> Result:
+    """Train a recipe of this folder in this process, with one thread.
+
+    Returns:
+        ``accuracy`` and ``loss``, None where loss or gradients are no longer finite; ``steps``; ``cpu_s``.
+    """
     torch.set_num_threads(1)
     tracker, started = LastEvaluation(), time.process_time()
     try:
         train_alone(spec, Path(__file__).parent, tracker)
     except DivergedError:
         tracker.metrics.clear()
-    accuracy = tracker.metrics.get("eval/accuracy")
-    return run, {"accuracy": accuracy, "cpu_s": round(time.process_time() - started, 2)}
+    found = {name: tracker.metrics.get(f"eval/{name}") for name in ("accuracy", "loss")}
+    return {**found, "steps": tracker.step, "cpu_s": round(time.process_time() - started, 2)}
 
 
 @dataclass(frozen=True, kw_only=True)

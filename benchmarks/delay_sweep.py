@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -26,9 +25,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.learning import LastEvaluation, table_head, table_row, train_alone
-from benchmarks.run_file import RunFile
-from orchestrator.core.errors import DivergedError
+from benchmarks.arms import train_measured
+from benchmarks.learning import table_head, table_row
+from benchmarks.run_file import Result, RunFile
 from orchestrator.spec.job import JobSpec
 
 UPDATES = 1100
@@ -80,16 +79,9 @@ class Run:
         )
 
 
-def train(run: Run) -> tuple[Run, dict[str, Any]]:
-    """Train in this process; where gradients or loss are no longer finite, the accuracy is None."""
-    torch.set_num_threads(1)
-    tracker, started = LastEvaluation(), time.process_time()
-    try:
-        train_alone(run.spec, Path(__file__).parent, tracker)
-    except DivergedError:
-        tracker.metrics.clear()
-    accuracy = tracker.metrics.get("eval/accuracy")
-    return run, {"accuracy": accuracy, "cpu_s": round(time.process_time() - started, 2)}
+def train(run: Run) -> tuple[Run, Result]:
+    """Train in this process."""
+    return run, train_measured(run.spec)
 
 
 def fixed(method: str, delay: int) -> list[Run]:

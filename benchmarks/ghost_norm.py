@@ -21,7 +21,6 @@ import argparse
 import os
 import platform
 import statistics
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -30,9 +29,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.learning import LastEvaluation, table_head, table_row, train_alone
+from benchmarks.arms import train_measured
+from benchmarks.learning import table_head, table_row
 from benchmarks.run_file import Result, RunFile
-from orchestrator.core.errors import DivergedError
 from orchestrator.spec.job import JobSpec
 
 SMALL, LARGE = 32, 1024
@@ -126,16 +125,9 @@ def _spec(*, recipe: Mapping[str, Any], train: Mapping[str, Any], lr: float, **s
     )
 
 
-def train(run: Run) -> tuple[Run, dict[str, Any]]:
-    """Train in this process; where gradients or loss are no longer finite, accuracy and loss are None."""
-    torch.set_num_threads(1)
-    tracker, started = LastEvaluation(), time.process_time()
-    try:
-        train_alone(run.spec, Path(__file__).parent, tracker)
-    except DivergedError:
-        tracker.metrics.clear()
-    found = {name: tracker.metrics.get(f"eval/{name}") for name in ("accuracy", "loss")}
-    return run, {**found, "steps": tracker.step, "cpu_s": round(time.process_time() - started, 2)}
+def train(run: Run) -> tuple[Run, Result]:
+    """Train in this process."""
+    return run, train_measured(run.spec)
 
 
 Results = dict[Run, Result]

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.arms import Comparison, Run, train_run
+from benchmarks.arms import Comparison, Run, train_measured
 from benchmarks.run_file import Result
 from orchestrator.spec.job import JobSpec
 
@@ -47,7 +47,7 @@ def train(run: Run) -> tuple[Run, Result]:
             "checkpoint": {"every": None, "keep": 1},
         }
     )
-    return train_run(run, spec)
+    return run, train_measured(spec)
 
 
 COMPARISON = Comparison(

@@ -54,15 +54,14 @@ class DdpEngine(NativeEngine):
     def begin_step(self, measurement: Measurement | None = None) -> None:
         """See the base class."""
         super().begin_step(measurement)
-        if self._squares is not None:
+        if self._collectives.world_size > 1 and (self._norms.is_on or self._squares is not None):
             self._exchange.show(self._show, self._show_half if self._norms.wants_halves else None)
         if self._curvature is not None:
             self._curvature.begin_step()
 
     def _watch_gradients(self) -> None:
-        if self._collectives.world_size > 1:
-            self._exchange.show(self._show, self._show_half if self._norms.wants_halves else None)
-        elif self._curvature is None:
+        # Those of several workers the exchange shows.
+        if self._collectives.world_size == 1 and self._curvature is None:
             self._norms.watch(self._by_name, (parameter.grad for parameter in self._parameters))
 
     def _runs(self, parameters: Sequence[nn.Parameter]) -> Runs:

@@ -42,15 +42,18 @@ def topology_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
 
 
 def groups_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
-    """Noise is seen between two groups of samples at least: workers or micro-batches."""
-    batch = spec.batch
-    if not isinstance(batch.controller, Adaptive | AdaScale) or spec.resources.workers > 1:
-        return
-    micro_size = batch.planned_micro_size
-    if micro_size is None or micro_size >= batch.global_size:
-        message = f"{batch.controller.name} compares groups of a step's samples, and one worker would have only one"
-        legal = f"a number below {batch.global_size}, or resources.workers of 2 and more"
-        yield Problem("", "batch.micro_size", shown(batch.micro_size), message, legal)
+    """Noise is seen between two groups of samples at least."""
+    if isinstance(spec.batch.controller, Adaptive | AdaScale):
+        yield from single_group_problems(spec, spec.batch.controller.name)
+
+
+def single_group_problems(spec: JobSpec, who: str) -> Iterator[Problem]:
+    """Yield one problem where a method that compares groups, workers or micro-batches, would have only one."""
+    size, micro_size = spec.batch.global_size, spec.batch.planned_micro_size
+    if spec.resources.workers == 1 and (micro_size is None or micro_size >= size):
+        message = f"{who} compares groups of a step's samples, and one worker would have only one"
+        legal = f"a number below {size}, or resources.workers of 2 and more"
+        yield Problem("", "batch.micro_size", shown(spec.batch.micro_size), message, legal)
 
 
 def size_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.spec.check_controller import single_group_problems
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, WHOLE_TENSORS, Ddp, Fsdp2
@@ -34,7 +35,6 @@ def noise_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
 
 
 def _group_problems(spec: JobSpec, path: str, name: str) -> Iterator[Problem]:
-    batch = spec.batch
     if isinstance(spec.exchange, Coded) and name == "agvm":
         if spec.exchange.scheme not in EXACT_SCHEMES:
             message = f"exchange.scheme {spec.exchange.scheme} sums only some of the gradients that agvm compares"
@@ -44,11 +44,7 @@ def _group_problems(spec: JobSpec, path: str, name: str) -> Iterator[Problem]:
         message = f"exchange: {spec.exchange.name} shows no worker's gradient"
         yield Problem("", f"{path}.name", name, message, f"exchange: all_reduce, or no {name}")
         return
-    is_whole = batch.planned_micro_size is None or batch.planned_micro_size >= batch.global_size
-    if spec.resources.workers == 1 and is_whole:
-        message = f"{name} compares groups of a step's samples, and one worker would have only one"
-        legal = f"a number below {batch.global_size}, or resources.workers of 2 and more"
-        yield Problem("", "batch.micro_size", shown(batch.micro_size), message, legal)
+    yield from single_group_problems(spec, name)
 
 
 def _square_problems(spec: JobSpec) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from orchestrator.core.protocols import (
     BatchController,
@@ -57,7 +58,7 @@ class Job:
     samples: int = 0
     """Samples seen by them over all ranks."""
 
-    @property
+    @cached_property
     def measuring(self) -> list[MeasuringModulator]:
         """The modulators that look at the gradients of the model's modules."""
         return [modulator for modulator in self.modulators if isinstance(modulator, MeasuringModulator)]
