@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from orchestrator.core.collectives import Halves
 from orchestrator.core.parts import EngineParts
 from orchestrator.engines.base import fill_missing_gradients
 from orchestrator.engines.clipping import Clipping
@@ -50,6 +51,7 @@ class Fsdp2Engine(NativeEngine):
             # gloo cannot scale while it sums, and there is nothing to scale.
             unit.set_force_sum_reduction_for_comms(True)
         self._shows_messages = False
+        self._halves: Halves | None = None
         self._watched: set[Tensor] = set()
 
     @contextlib.contextmanager
@@ -67,12 +69,14 @@ class Fsdp2Engine(NativeEngine):
             self._watched.clear()
             for unit in self._units:
                 self._norms.until_finish(unit.register_forward_pre_hook(self._watch_gathered))
-        elif not self._shows_messages:
+            return
+        if self._norms.wants_halves and self._halves is None:
+            self._halves = self._collectives.halves()
+        if not self._shows_messages:
             # From now on: torch has no way to take its own back.
             self._shows_messages = True
-            halves = self._collectives.halves() if self._norms.wants_halves else None
             for unit in self._units:
-                unit.set_custom_reduce_scatter(ShownReduceScatter(unit, self._norms, halves))
+                unit.set_custom_reduce_scatter(ShownReduceScatter(unit, self._norms, lambda: self._halves))
                 # A message then always has the same members.
                 unit.set_reduce_scatter_unused_params(True, recurse=False)
 

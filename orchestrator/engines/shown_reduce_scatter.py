@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +24,10 @@ class ShownReduceScatter(ReduceScatter):
     Args:
         unit: whose messages they are.
         norms: take them in the steps that are measured.
-        halves: of the ranks, where the sums of halves are measured; those steps send their messages in two steps.
+        halves: gives the halves of the ranks; asked in the steps whose halves are measured, which send in two steps.
     """
 
-    def __init__(self, unit: FSDPModule, norms: GradientNorms, halves: Halves | None) -> None:
+    def __init__(self, unit: FSDPModule, norms: GradientNorms, halves: Callable[[], Halves | None]) -> None:
         self._unit = unit
         self._norms = norms
         self._halves = halves
@@ -53,7 +53,7 @@ class ShownReduceScatter(ReduceScatter):
             world_size = group.size()
             chunk = self._norms.runs(self._members(input_tensor.numel() // world_size))
             self._norms.add(input_tensor, list(chunk) * world_size)
-            if self._norms.wants_halves and self._halves is not None:
+            if self._norms.wants_halves:
                 self._in_halves(output_tensor, input_tensor, op, chunk)
                 return None
         work: dist.Work | None = dist.reduce_scatter_tensor(
@@ -63,8 +63,9 @@ class ShownReduceScatter(ReduceScatter):
 
     def _in_halves(self, output: Tensor, message: Tensor, op: Any, chunk: Sequence[tuple[int, int]]) -> None:
         """Sum over this rank's half what it and its twin are to get, measure that, and sum with the twin."""
-        assert self._halves is not None
-        own, twins = self._halves.own, self._halves.twins
+        halves = self._halves()
+        assert halves is not None  # the engine has made them before the step
+        own, twins = halves.own, halves.twins
         # For each rank of the half what it gets and what its twin gets.
         ordered = message.view(2, own.world_size, -1).transpose(0, 1).reshape(-1)
         sums = message.new_empty(2 * output.numel())

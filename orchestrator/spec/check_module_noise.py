@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.spec.check_controller import single_group_problems
 from orchestrator.spec.job import JobSpec
+from orchestrator.spec.methods.asynchronous import Delayed
 from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, WHOLE_TENSORS, Ddp, Fsdp2
 from orchestrator.spec.methods.gradient_modulators import Agvm, Vrgd
@@ -44,6 +45,9 @@ def _group_problems(spec: JobSpec, path: str, name: str) -> Iterator[Problem]:
         message = f"exchange: {spec.exchange.name} shows no worker's gradient"
         yield Problem("", f"{path}.name", name, message, f"exchange: all_reduce, or no {name}")
         return
+    if isinstance(spec.exchange, Delayed) and spec.exchange.order is not None and name == "agvm":
+        message = f"{name} compares gradients that are computed at once, and exchange.order has several in an update"
+        yield Problem("", f"{path}.name", name, message, f"exchange.steps, or no {name}")
     yield from single_group_problems(spec, name)
 
 

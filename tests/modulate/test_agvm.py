@@ -230,6 +230,21 @@ def test_halves_of_an_only_worker_under_fsdp2_and_of_an_awkward_model(tmp_path: 
         assert largest_difference(jobs["ddp"], jobs[title]) < 1e-6, title
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_halves_are_seen_after_a_controller_has_measured_without_them(tmp_path: Path, engine: str) -> None:
+    guards = {"min_measurements": 1000, "max_size": 16}
+    controller = {"name": "noise_scale", "statistic": {"every": 1}, "guards": guards}
+    agvm = {**AGVM, "estimator": "split", "start_step": 4}
+    told = {}
+    for title, batch in (("alone", BATCH), ("beside", {**BATCH, "controller": controller})):
+        directory = prepare(tmp_path / title, spec_of({"name": engine}, 2, agvm, batch=batch))
+        lines = run_on_ranks(2, train_all, [str(directory.root)])[0][0]
+        told[title] = [[line[f"agvm/{name}/variance"] for name in MODULES] for line in lines[6:]]
+    assert told["beside"] == [pytest.approx(shares, abs=1e-5) for shares in told["alone"]]
+    assert min(min(shares) for shares in told["alone"]) > 0.01
+
+
 def adam_metric_reference(directory: RunDirectory) -> list[list[float]]:
     """1 - cos of the halves in Adam's metric at the first steps, from gathered gradients."""
     job = SideBySide(directory)
@@ -269,6 +284,7 @@ def test_adams_metric(tmp_path: Path, workers: int) -> None:
         ({"optimizer": {"name": "prodigy"}}, "optimizer.name"),
         ({"exchange": {"name": "asynchronous"}}, "modulators.0.name"),
         ({"exchange": {"name": "coded", "scheme": "ignore"}}, "modulators.0.name"),
+        ({"exchange": {"name": "delayed", "order": "pushes.csv"}}, "modulators.0.name"),
         ({"exchange": {"name": "coded"}, "agvm": {"estimator": "split"}}, "modulators.0.estimator"),
         ({"exchange": {"name": "coded"}, "agvm": {"preconditioned": True}}, "modulators.0.preconditioned"),
     ],
