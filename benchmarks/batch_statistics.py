@@ -127,10 +127,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--output", type=Path, default=None, help="default: a dated file beside this script")
     options = parser.parse_args()
     rows = []
-    for name in ENGINES:
+    for name in options.engines:
         for num_micro in MICRO_BATCHES:
             rows.append(row(name, num_micro, measure(name, num_micro, options.turns, options.steps)))
             print(rows[-1], flush=True)

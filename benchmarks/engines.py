@@ -112,6 +112,8 @@ def set_up(rank: int, folder: str) -> Any:
     """Join the group; returns the recipe."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORKERS), DS_ACCELERATOR="cpu")
+    # Accelerate asks for these although the group is there.
+    os.environ.update(LOCAL_WORLD_SIZE=str(WORKERS), MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORKERS)
     sys.path.insert(0, str(ROOT / "jobs" / "text"))
     return importlib.import_module("recipe").Text(**SIZES)
