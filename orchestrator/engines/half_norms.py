@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.core.collectives import Collectives
-from orchestrator.engines.norms import Runs, module_norms, squared_norms
+from orchestrator.engines.norms import Runs, module_norms, run_norms, squared_norm, squared_norms
 
 _JUST_BELOW_HALF = 0.5 - 1e-9
 """Shares are sums of floating-point numbers."""
@@ -67,8 +67,6 @@ class HalfNorms:
         for part in self._sums:
             squares[self._half] += part.to(like.device)
         for (half, _), (module, copy) in self._copies.items():
-            squares[half] += squared_norms(module_norms(copy, [(module, copy.numel())], self._num_modules)).to(
-                like.device
-            )
+            squares[half, module] += squared_norm(run_norms(copy)).to(like.device)
         self._sums, self._copies = [], {}
         return squares

@@ -34,7 +34,9 @@ def squared_norm(norms: list[Tensor]) -> Tensor:
 def squared_norms(norms: Sequence[list[Tensor]]) -> Tensor:
     """Squared norm of each of several lists of what ``run_norms`` gave, [lists] in float64."""
     device = next((some[0].device for some in norms if some), torch.device("cpu"))
-    return torch.stack([squared_norm(some).to(device) for some in norms])
+    # A zero that came from host memory would make this process wait for the GPU.
+    zero = torch.zeros((), dtype=torch.float64, device=device)
+    return torch.stack([squared_norm(some) if some else zero for some in norms])
 
 
 def inner_product(one: Tensor, other: Tensor) -> Tensor:
