@@ -11,7 +11,7 @@ from orchestrator.batching.coupling import averages_ratio
 from orchestrator.batching.guards import Situation, guarded, half_life, limits_of
 from orchestrator.core.gradient_stats import GroupNorms, RunningStatistic
 from orchestrator.core.values import BatchPlan, ControllerParts, Decision, StepStats
-from orchestrator.spec.methods.controllers import Adaptive
+from orchestrator.spec.methods.controllers import Adaptive, Statistic
 from orchestrator.spec.scaling import rate_factor
 
 
@@ -63,7 +63,7 @@ class AdaptiveController:
     def __init__(self, config: Adaptive, parts: ControllerParts, policy: Policy) -> None:
         batch = parts.spec.batch
         self._coupling = config.coupling
-        self._every = config.statistic.every
+        self._config = config.statistic
         self._reference = self._batch = batch.global_size
         self._micro_size = batch.planned_micro_size
         self._lr_factor = 1.0
@@ -80,7 +80,7 @@ class AdaptiveController:
             self._statistic.update(stats.gradient, stats.samples)
             self._policy.take(stats.gradient, stats.samples)
             decision = self._decide(stats, stats.gradient)
-        is_due = stats.step % self._every == 0
+        is_due = is_measured(self._config, stats.step)
         return BatchPlan(
             global_batch_size=self._batch,
             micro_batch_size=self._micro_size,
@@ -88,6 +88,7 @@ class AdaptiveController:
             averages_ratio=averages_ratio(self._coupling, self._batch, self._reference),
             sample_statistic=is_due,
             inner_products=is_due and self._policy.inner_products,
+            preconditioned=is_due and self._config.preconditioned,
             decision=decision,
         )
 
@@ -131,6 +132,11 @@ class AdaptiveController:
         self._changed_at = state["changed_at"]
         self._statistic.load_state_dict(state["statistic"])
         self._policy.load_state_dict(state["policy"])
+
+
+def is_measured(config: Statistic, step: int) -> bool:
+    """Whether the step after so many is measured; there is no second moment before the first."""
+    return step % config.every == 0 and not (config.preconditioned and step == 0)
 
 
 def decision_of(

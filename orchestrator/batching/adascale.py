@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.batching.adaptive import decision_of
+from orchestrator.batching.adaptive import decision_of, is_measured
 from orchestrator.batching.coupling import gain
 from orchestrator.batching.guards import half_life
 from orchestrator.core.gradient_stats import RunningStatistic
@@ -64,11 +64,13 @@ class AdaScaleController:
                 f"gain {self._gain:.4g} of {size / reference:.4g}; {self._progress:.6g} steps of {reference} so far"
             )
             decision = decision_of(self._statistic, batch=size, target=None, lr_factor=factor, reason=reason)
+        is_due = is_measured(self._config.statistic, stats.step)
         return BatchPlan(
             global_batch_size=size,
             micro_batch_size=self._batch.planned_micro_size,
             lr_factor=factor,
-            sample_statistic=stats.step % self._config.statistic.every == 0,
+            sample_statistic=is_due,
+            preconditioned=is_due and self._config.statistic.preconditioned,
             decision=decision,
         )
 

@@ -192,6 +192,18 @@ class RunningStatistic:
         self._squares = [float(value) for value in state["squares"]]
 
 
+def of_module(norms: GroupNorms, module: int) -> GroupNorms:
+    """What a measured step says of one module alone.
+
+    Raises:
+        ValueError: where modules were not measured.
+    """
+    if norms.modules is None:
+        raise ValueError("Invalid norms: modules were not measured.")
+    own = norms.modules[module]
+    return replace(norms, sum_weighted_sq=own.sum_weighted_sq, norm_sq=own.norm_sq)
+
+
 def noise_share(norms: GroupNorms, module: int) -> float:
     """1 - cos of the gradients of two halves of the batch, for one module, as all balanced halvings have it on average.
 
@@ -203,13 +215,10 @@ def noise_share(norms: GroupNorms, module: int) -> float:
     Raises:
         ValueError: where there are fewer than two groups, or modules were not measured.
     """
-    if norms.modules is None:
-        raise ValueError("Invalid norms: modules were not measured.")
-    of_module = norms.modules[module]
-    alone = replace(norms, sum_weighted_sq=of_module.sum_weighted_sq, norm_sq=of_module.norm_sq)
+    alone = of_module(norms, module)
     noise, _ = noise_and_signal(alone)
     variance = noise / norms.num_samples
-    whole = of_module.norm_sq + variance
+    whole = alone.norm_sq + variance
     return 2 * variance / whole if whole > 0 else 0.0
 
 
@@ -219,9 +228,9 @@ def split_share(norms: GroupNorms, module: int) -> float:
     Raises:
         ValueError: where halves were not measured.
     """
-    of_module = None if norms.modules is None else norms.modules[module]
-    if of_module is None or of_module.halves_sq is None:
+    own = None if norms.modules is None else norms.modules[module]
+    if own is None or own.halves_sq is None:
         raise ValueError("Invalid norms: halves were not measured.")
-    one, other = of_module.halves_sq
+    one, other = own.halves_sq
     lengths = math.sqrt(one * other)
-    return 1 - (of_module.norm_sq - one - other) / (2 * lengths) if lengths > 0 else 0.0
+    return 1 - (own.norm_sq - one - other) / (2 * lengths) if lengths > 0 else 0.0

@@ -69,6 +69,7 @@ MODULATORS = {
     "adaptive_braking": "orchestrator.modulate.gradient.adaptive_braking:Braking",
     "vrgd": "orchestrator.modulate.gradient.vrgd:VarianceReduction",
     "agvm": "orchestrator.modulate.gradient.agvm:VarianceModulation",
+    "module_noise": "orchestrator.modulate.gradient.module_noise:ModuleNoiseMeter",
 }
 CONTROLLERS = {
     "constant": "orchestrator.batching.constant:ConstantController",

@@ -47,6 +47,8 @@ class BatchPlan:
     """Whether the engine measures the norms of the gradient's groups in this step."""
     inner_products: bool = False
     """Whether it then measures their inner products with the step's gradient too; not every engine can."""
+    preconditioned: bool = False
+    """Whether it then measures gradients divided by the root of Adam's second moment."""
     decision: Decision | None = None
     """What was decided just now, for the records; None where nothing was."""
 

@@ -42,7 +42,7 @@ from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.asynchronous import Asynchronous, Delayed
 from orchestrator.spec.methods.engines import LOCAL_GRADIENTS
-from orchestrator.spec.methods.gradient_modulators import Agvm, Vrgd
+from orchestrator.spec.methods.gradient_modulators import MeasuresModules, Vrgd
 from orchestrator.spec.methods.modulators import ModulatorConfig
 from orchestrator.spec.phases import phases_of, samples_per_step
 from orchestrator.spec.push_order import read_order
@@ -286,7 +286,7 @@ class _Assembly:
         context = self._context
         model = build_model(spec, recipe, self._code)
         for config in spec.modulators:
-            if isinstance(config, Agvm):
+            if isinstance(config, MeasuresModules):
                 self._modules = parameter_modules(config, recipe, model, self._code)
         parts = EngineParts(
             spec=spec,

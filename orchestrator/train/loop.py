@@ -118,7 +118,7 @@ def _measurement(job: Job, plan: BatchPlan, num_samples: int) -> Measurement | N
         for_controller=plan.sample_statistic,
         modules=bool(asking),
         halves=any(modulator.halves for modulator in asking),
-        preconditioned=any(modulator.preconditioned for modulator in asking),
+        preconditioned=plan.preconditioned or any(modulator.preconditioned for modulator in asking),
     )
 
 

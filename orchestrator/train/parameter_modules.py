@@ -13,7 +13,7 @@ from orchestrator.core.errors import RecipeError
 from orchestrator.core.patterns import matches
 from orchestrator.core.user_code import user_code
 from orchestrator.optim.grouping import names_and_owners
-from orchestrator.spec.methods.gradient_modulators import Agvm
+from orchestrator.spec.methods.gradient_modulators import Agvm, MeasuresModules
 
 REST = "rest"
 """Name of the module of the parameters that no other has."""
@@ -28,12 +28,12 @@ class ParameterModules:
     """Number of each trainable parameter's module, by the parameter's name."""
 
 
-def parameter_modules(config: Agvm, recipe: Any, model: nn.Module, folder: Path) -> ParameterModules:
+def parameter_modules(config: MeasuresModules, recipe: Any, model: nn.Module, folder: Path) -> ParameterModules:
     """The modules that a spec, the recipe or the model itself names, in this order of preference.
 
     Raises:
-        RecipeError: where a pattern matches no trainable parameter, there are fewer than two modules, or the anchor is
-            none of them.
+        RecipeError: where a pattern matches no trainable parameter; for agvm, where there are fewer than two modules,
+            or the anchor is none of them.
     """
     patterns = config.modules or _of_recipe(recipe, model, folder) or _of_children(model)
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -43,14 +43,20 @@ def parameter_modules(config: Agvm, recipe: Any, model: nn.Module, folder: Path)
             found = [name for name in trainable if _belongs(pattern, name, model)]
             if not found:
                 raise RecipeError(
-                    f"agvm: no trainable parameter of {type(model).__name__} belongs to {pattern!r} of the module "
-                    f"{module!r}. Parameters: {', '.join(trainable)}."
+                    f"{config.name}: no trainable parameter of {type(model).__name__} belongs to {pattern!r} of the "
+                    f"module {module!r}. Parameters: {', '.join(trainable)}."
                 )
             for name in found:
                 owner.setdefault(name, module)
     for name in trainable:
         owner.setdefault(name, REST)
     names = tuple(dict.fromkeys([*(m for m in patterns if m in owner.values()), *owner.values()]))
+    if isinstance(config, Agvm):
+        _check_comparable(config, names, model)
+    return ParameterModules(names, {name: names.index(owner[name]) for name in trainable})
+
+
+def _check_comparable(config: Agvm, names: Sequence[str], model: nn.Module) -> None:
     if len(names) < 2:
         raise RecipeError(
             f"agvm compares modules, and {type(model).__name__} has only {', '.join(names) or 'none'}. Legal: modules "
@@ -58,7 +64,6 @@ def parameter_modules(config: Agvm, recipe: Any, model: nn.Module, folder: Path)
         )
     if config.anchor is not None and config.anchor not in names:
         raise RecipeError(f"agvm.anchor: {config.anchor!r} is no module. Legal: {', '.join(names)}.")
-    return ParameterModules(names, {name: names.index(owner[name]) for name in trainable})
 
 
 def _belongs(pattern: str, name: str, model: nn.Module) -> bool:

@@ -22,7 +22,7 @@ from orchestrator.engines.base import weighted_loss
 from orchestrator.engines.module_squares import GroupSquaresOfModules
 from orchestrator.engines.precision import Precision
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.methods.gradient_modulators import Agvm
+from orchestrator.spec.methods.gradient_modulators import MeasuresModules
 from orchestrator.spec.phases import phases_of
 from orchestrator.train.parameter_modules import parameter_modules
 from orchestrator.train.recipe import training_loss
@@ -155,7 +155,7 @@ class WorkerModel:
 def _module_squares(spec: JobSpec, recipe: Any, model: nn.Module, code: Path) -> GroupSquaresOfModules | None:
     """What measures gradients module by module, where a modulator asks for it."""
     for config in spec.modulators:
-        if isinstance(config, Agvm):
+        if isinstance(config, MeasuresModules):
             return GroupSquaresOfModules(model, parameter_modules(config, recipe, model, code).module_of)
     return None
 

@@ -81,6 +81,7 @@ SETTINGS: dict[str, dict[str, dict]] = {
             ("conadv", {"epsilon": 0.05, "statistics": "shared", "staleness": 2}, {}),
             ("adaptive_braking", {"scope": "model"}, {}),
             ("agvm", {"every": 1, "decay": 0.5}, MICRO_BATCHES),
+            ("module_noise", {"every": 1, "half_life_steps": 3}, MICRO_BATCHES),
             ("vrgd", {}, MICRO_BATCHES),
         )
     },

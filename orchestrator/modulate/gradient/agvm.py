@@ -68,7 +68,7 @@ class VarianceModulation:
         self._names = tuple(names)
         self._anchor = 0 if self._config.anchor is None else self._names.index(self._config.anchor)
         self._factors = self._factors or [1.0] * len(names)
-        optimizer.param_groups[:] = [part for group in optimizer.param_groups for part in _parts(group, module_of)]
+        optimizer.param_groups[:] = [part for group in optimizer.param_groups for part in divided(group, module_of)]
         self._groups = [
             (module_of[group["params"][0]], group.get("lr_multiplier", 1.0), group) for group in optimizer.param_groups
         ]
@@ -124,7 +124,7 @@ class VarianceModulation:
         self._apply()
 
 
-def _parts(group: dict[str, Any], module_of: Mapping[Tensor, int]) -> list[dict[str, Any]]:
+def divided(group: dict[str, Any], module_of: Mapping[Tensor, int]) -> list[dict[str, Any]]:
     """A group of the optimizer's divided by modules, in the order of their first parameters."""
     per_parameter = [key for key in ("params", "param_names") if key in group]
     places: dict[int, list[int]] = {}

@@ -26,6 +26,9 @@ class Statistic(Section):
     """Steps between two measured ones."""
     half_life_samples: PositiveInt | None = None
     """Samples after which a measured step counts half in the averages; null is 100 times batch.global_size."""
+    preconditioned: bool = False
+    """Whether gradients are divided by the root of Adam's second moment first, as its updates are. Needs optimizer
+    adamw and an engine on which every worker holds whole tensors."""
 
 
 class Guards(Section):

@@ -33,33 +33,38 @@ class AdaptiveBraking(Modulator):
     only costs speed there; 0 always brakes."""
 
 
-class Agvm(Modulator):
-    """Adapts each module's learning rate until its updates are as noisy as the anchor's (arXiv 2210.11078)."""
+class MeasuresModules(Modulator):
+    """The base of what looks at the gradients of the model's modules, group by group."""
 
     changes = frozenset({"gradient"})
-    name: Literal["agvm"]
     requires = frozenset({GRADIENT_GROUPS})
+    modules: Annotated[dict[str, Patterns], Field(min_length=1)] | None = None
+    """Name of each module with its parameters, each pattern a dotted name of a parameter or of what it belongs to, or a
+    class, with * for one part; parameters that none matches are one more module, `rest`. null takes those of the
+    recipe's `parameter_modules(model)`, else the model's children."""
+    every: PositiveInt = 10
+    """Steps from one measurement to the next."""
+    preconditioned: bool = False
+    """Whether gradients are divided by the root of Adam's second moment first, as its updates are. Needs optimizer
+    adamw and an engine on which every worker holds whole tensors."""
+
+
+class Agvm(MeasuresModules):
+    """Adapts each module's learning rate until its updates are as noisy as the anchor's (arXiv 2210.11078)."""
+
+    name: Literal["agvm"]
     estimator: Literal["norms", "split"] = "norms"
     """How 1 - cos of two halves' gradients is found: norms takes the mean over all halvings of the workers (or of the
     micro-batches where an engine shows only those), split the halves themselves, as the paper does. split needs an
     even number of workers, or one with micro-batches, and engine ddp or fsdp2."""
-    modules: Annotated[dict[str, Patterns], Field(min_length=2)] | None = None
-    """Name of each module with its parameters, each pattern a dotted name of a parameter or of what it belongs to, or a
-    class, with * for one part; parameters that none matches are one more module, `rest`. null takes those of the
-    recipe's `parameter_modules(model)`, else the model's children."""
     anchor: str | None = None
     """The module that the others follow; null takes the first, which should be the backbone."""
-    every: PositiveInt = 10
-    """Steps from one measurement to the next."""
     start_step: Annotated[int, Field(ge=0)] | None = None
     """Step from which on it measures; null begins with the end of the schedule's warmup."""
     decay: DecayRate = 0.97
     """Of the running average of each module's factor."""
     bounds: Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(list_to_tuple)] = (0.5, 10.0)
     """Least and greatest ratio of two variances; a factor is the root of one."""
-    preconditioned: bool = False
-    """Whether gradients are divided by the root of Adam's second moment first, as its updates are. Needs optimizer
-    adamw and an engine on which every worker holds whole tensors."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -67,7 +72,17 @@ class Agvm(Modulator):
             raise ValueError("bounds must have 1 between them: equal modules keep their learning rate")
         if self.anchor is not None and self.modules is not None and self.anchor not in self.modules:
             raise ValueError(f"anchor must be one of the modules: {', '.join(self.modules)}")
+        if self.modules is not None and len(self.modules) < 2:
+            raise ValueError("modules needs two at least: they are compared")
         return self
+
+
+class ModuleNoise(MeasuresModules):
+    """Tells the gradient noise scale of each module of the model, and changes nothing."""
+
+    name: Literal["module_noise"]
+    half_life_steps: PositiveInt = 100
+    """Steps after which a measured one counts half in the averages."""
 
 
 class Vrgd(Modulator):

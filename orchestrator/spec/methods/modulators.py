@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from orchestrator.spec.methods.gradient_modulators import AdaptiveBraking, Agvm, Vrgd
+from orchestrator.spec.methods.gradient_modulators import AdaptiveBraking, Agvm, ModuleNoise, Vrgd
 from orchestrator.spec.methods.loss_modulators import Conadv, Disadv, GradientNoise, Sam, SavedActivations
 from orchestrator.spec.methods.model_modulators import (
     BatchChannelNorm,
@@ -29,6 +29,7 @@ ModulatorConfig = Annotated[
         | Conadv
         | AdaptiveBraking
         | Agvm
+        | ModuleNoise
         | Vrgd,
         Field(discriminator="name"),
     ],
