@@ -1,4 +1,4 @@
-"""The hand-written loop under a bare Ray Train TorchTrainer: a private cluster, nothing else."""
+"""The hand-written loop under a bare Ray Train TorchTrainer: a private cluster or the one around, nothing else."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from benchmarks.peers.digits_loop import ROOT, train
 
 
 def main() -> None:
-    """The configuration of the loop, and the number of ``workers``, are the first argument, as JSON."""
+    """The first argument is JSON: the loop's configuration, how many ``workers``, whether a ``cluster`` is around."""
     config = json.loads(sys.argv[1])
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
+    if config.get("cluster"):
+        ray.init(address="auto", log_to_driver=False)
+    else:
+        own = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 256 * 2**20}
+        ray.init(address="local", log_to_driver=False, **own)
     with tempfile.TemporaryDirectory() as folder:
         TorchTrainer(
             train,

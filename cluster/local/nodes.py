@@ -1,7 +1,8 @@
 """A Ray cluster of several nodes on this machine, to try out what needs more than one: `python cluster/local/nodes.py`.
 
-Every node has ports and a folder of its own, so it disturbs no other Ray here. It prints how to hand it jobs. Ctrl-C,
-SIGTERM and the end of any of its nodes end all of them.
+Every node has ports and a folder of its own, so it disturbs no other Ray here; with `--namespaces`, which needs root,
+an address of its own too. It prints how to hand it jobs. Ctrl-C, SIGTERM and the end of any of its nodes end all of
+them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script it stands alone
+
+from cluster.local.namespaces import INTERFACE, Namespaces
 
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 100_000_000
@@ -47,6 +53,15 @@ def free_ports(names: Sequence[str]) -> dict[str, int]:
         return {name: server.getsockname()[1] for name, server in zip(names, sockets, strict=True)}
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where a node runs."""
+
+    address: str = HOST
+    prefix: tuple[str, ...] = ()
+    """Of its command."""
+
+
 class Node:
     """One `ray start --block`, which starts when this is made.
 
@@ -55,13 +70,20 @@ class Node:
         ports: by option.
         num_cpus: that it offers.
         environment: of its processes.
+        site: where it runs.
     """
 
     def __init__(
-        self, arguments: Sequence[str], ports: Mapping[str, int], num_cpus: int, environment: Mapping[str, str]
+        self,
+        arguments: Sequence[str],
+        ports: Mapping[str, int],
+        num_cpus: int,
+        environment: Mapping[str, str],
+        site: Site,
     ) -> None:
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
-        command += [f"--node-ip-address={HOST}", f"--num-cpus={num_cpus}", "--num-gpus=0"]
+        command = [*site.prefix, str(Path(sys.executable).with_name("ray")), "start", "--block"]
+        command += ["--disable-usage-stats", f"--node-ip-address={site.address}"]
+        command += [f"--num-cpus={num_cpus}", "--num-gpus=0"]
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}", *arguments]
         command += [f"--{name}={port}" for name, port in ports.items()]
         self.log = Path(tempfile.mkstemp(prefix="ray-node-", suffix=".log")[1])
@@ -70,6 +92,11 @@ class Node:
             self._process = subprocess.Popen(
                 command, env=dict(environment), stdout=log, stderr=log, start_new_session=True
             )
+
+    @property
+    def pid(self) -> int:
+        """Of `ray start`, whose children the node's processes are."""
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:
@@ -114,14 +141,22 @@ class Cluster:
         num_nodes: besides the head.
         cpus_per_node: that each of these offers.
         head_cpus: that the head offers to workers.
+        namespaces: one for the head and each node, the head's first; None has all nodes share this machine's address.
     """
 
-    def __init__(self, *, num_nodes: int, cpus_per_node: int, head_cpus: int) -> None:
+    def __init__(
+        self, *, num_nodes: int, cpus_per_node: int, head_cpus: int, namespaces: Namespaces | None = None
+    ) -> None:
         self.token = secrets.token_hex(32)
         self.nodes: list[Node] = []
-        self._num_nodes, self._cpus_per_node, self._head_cpus = num_nodes, cpus_per_node, head_cpus
+        self._cpus_per_node, self._head_cpus = cpus_per_node, head_cpus
         self._ports = free_ports(HEAD_PORTS)
-        self.address = f"http://{HOST}:{self._ports['dashboard-port']}"
+        self._sites = [Site() for _ in range(1 + num_nodes)]
+        if namespaces is not None:
+            self._sites = [
+                Site(namespaces.address(number), tuple(namespaces.command(number))) for number in range(1 + num_nodes)
+            ]
+        self.address = f"http://{self._sites[0].address}:{self._ports['dashboard-port']}"
         # A short name: it holds sockets, whose paths have 107 characters at most.
         self._folder = tempfile.mkdtemp(prefix="ray")
 
@@ -152,12 +187,16 @@ class Cluster:
 
     def _start(self) -> None:
         environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
-        head = ["--head", "--include-dashboard=true", f"--temp-dir={self._folder}"]
-        self.nodes.append(Node(head, self._ports, self._head_cpus, environment))
+        here = self._sites[0]
+        if here.prefix:
+            # All nodes have this machine's name, which is no address of theirs.
+            environment["GLOO_SOCKET_IFNAME"] = INTERFACE
+        head = ["--head", "--include-dashboard=true", f"--dashboard-host={here.address}", f"--temp-dir={self._folder}"]
+        self.nodes.append(Node(head, self._ports, self._head_cpus, environment, here))
         self._wait_for(self._answers, "the head does not answer")
-        for _ in range(self._num_nodes):
-            arguments = [f"--address={HOST}:{self._ports['port']}"]
-            self.nodes.append(Node(arguments, free_ports(AGENT_PORTS), self._cpus_per_node, environment))
+        for site in self._sites[1:]:
+            arguments = [f"--address={here.address}:{self._ports['port']}"]
+            self.nodes.append(Node(arguments, free_ports(AGENT_PORTS), self._cpus_per_node, environment, site))
             # One after another: on few cores several at once take longer than the 30 s that Ray waits for a raylet.
             self._wait_for(lambda: self._num_alive() == len(self.nodes), "a node does not join")
 
@@ -196,6 +235,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=2, help="nodes besides the head (default 2)")
     parser.add_argument("--cpus-per-node", type=int, default=1, help="CPUs that each of them offers (default 1)")
     parser.add_argument("--head-cpus", type=int, default=0, help="CPUs that the head offers to workers (default 0)")
+    parser.add_argument("--namespaces", action="store_true", help="each with an address of its own; needs root")
     given = parser.parse_args()
     for option in ("nodes", "cpus_per_node", "head_cpus"):
         least = 1 if option == "cpus_per_node" else 0
@@ -204,7 +244,10 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        with Cluster(num_nodes=given.nodes, cpus_per_node=given.cpus_per_node, head_cpus=given.head_cpus) as cluster:
+        with contextlib.ExitStack() as stack:
+            namespaces = stack.enter_context(Namespaces(1 + given.nodes)) if given.namespaces else None
+            cpus = {"cpus_per_node": given.cpus_per_node, "head_cpus": given.head_cpus}
+            cluster = stack.enter_context(Cluster(num_nodes=given.nodes, namespaces=namespaces, **cpus))
             print(f"export RAY_API_SERVER_ADDRESS={cluster.address} RAY_AUTH_MODE=token RAY_AUTH_TOKEN={cluster.token}")
             print(
                 "Then `orchestrator submit job.yaml --storage FOLDER --follow` in another shell. Ctrl-C ends this.",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.core.environment import missing_values
 from orchestrator.core.errors import OutOfReachError, UsageError
+from orchestrator.core.mirror import Mirror
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.environment import tracking_uri
 from orchestrator.launch.package import Package, collect
@@ -40,7 +41,7 @@ def check_before_start(
 
     Raises:
         UsageError: listing every problem, one to a line.
-        OutOfReachError: if nothing else is wrong than a tracking server that does not answer.
+        OutOfReachError: if nothing else is wrong than a tracking server or a mirror that does not answer.
     """
     spec = loaded.spec
     problems = [*storage_problems(storage), *missing_values(spec, environ)]
@@ -60,6 +61,13 @@ def check_before_start(
         problems.append(f"tracking.uri: {error}")
     except OutOfReachError as error:
         unreachable = f"tracking.uri: {error}"
+    if spec.mirror is not None:
+        try:
+            Mirror(spec.mirror).check()
+        except UsageError as error:
+            problems.append(str(error))
+        except OutOfReachError as error:
+            unreachable = str(error) if unreachable is None else f"{unreachable}\n{error}"
     if problems or package is None:
         raise UsageError("\n".join([*problems, *([unreachable] if unreachable else [])]))
     if unreachable:

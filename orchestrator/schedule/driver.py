@@ -34,6 +34,7 @@ from orchestrator.core.values import Failure, Retry
 from orchestrator.schedule.attempt import Attempt, Ended, GangAttempt
 from orchestrator.schedule.cluster import connect
 from orchestrator.schedule.history import JobHistory
+from orchestrator.schedule.mirroring import Mirroring
 from orchestrator.schedule.place import OwnPlace, Place, QueuedPlace
 from orchestrator.schedule.policy import RetryPolicy
 from orchestrator.schedule.queue.values import Use
@@ -87,6 +88,8 @@ class JobDriver:
         driver = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
         self._update_state(phase="preparing", reason=None, message=None, driver=driver, started_at=time.time())
         history = JobHistory(self._spec, self._directory)
+        mirroring = Mirroring(self._spec.mirror, self._directory)
+        mirroring.start()
         try:
             history.open_in_background()
             self._directory.event("connected", connect(self._spec, embedded=self._embedded))
@@ -104,6 +107,7 @@ class JobDriver:
             exit_code = self._end("failed", "internal_error", f"{type(error).__name__}: {error}", JOB_FAILED)
         self._place.close()
         history.close()
+        mirroring.close()
         return exit_code
 
     def _attempts(self, history: JobHistory) -> int:

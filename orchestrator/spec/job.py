@@ -247,6 +247,11 @@ class _Conditions(Section):
     """Which MLflow keeps the history."""
     storage: str | None = None
     """Folder of all run directories; null takes ORCHESTRATOR_STORAGE, else ./runs."""
+    mirror: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.*[^/]/*$", examples=["s3://bucket/runs"])] | None = (
+        None
+    )
+    """Where the driver keeps a copy of the run directory, as a URL that fsspec opens; null keeps none.
+    See [mirror.md](mirror.md)."""
     env: Annotated[dict[EnvironmentName, str | None], Field(json_schema_extra={"additionalProperties": False})] = {}
     """Environment of the workers; null takes the submitter's value, which must exist."""
     sweep: Annotated[dict[str, Any], Field(max_length=0)] = {}
