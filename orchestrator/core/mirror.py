@@ -166,12 +166,13 @@ class Mirror:
 
 
 def _files_of(root: Path) -> Iterator[tuple[Path, Stamp]]:
-    """Everything that is copied, relative to the root: no links, nothing hidden, which is unfinished or this record."""
+    """Everything that is copied, relative to the root: no links, nothing unfinished, not the record of this."""
     for folder, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in sorted(files):
             path = Path(folder, name)
-            if name.startswith(".") or path.is_symlink():
+            is_unfinished = name.startswith(".") and name.endswith(".tmp")
+            if is_unfinished or name == RECORD or path.is_symlink():
                 continue
             try:
                 about = path.stat()

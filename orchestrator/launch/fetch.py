@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.errors import UsageError
 from orchestrator.core.mirror import Mirror
+from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.store import JobStore, taken_message
 
 
@@ -26,7 +27,7 @@ def fetch(mirror: Mirror, name: str, store: JobStore) -> Fetched:
         OutOfReachError: where the mirror does not answer.
     """
     if name in store:
-        raise UsageError(taken_message(store.get(name)))
+        raise UsageError(taken_message(RunDirectory(store.storage / name)))
     mirror.state(name)  # before a folder is made for it
     sizes: list[int] = []
     with store.staging(name) as staged:

@@ -39,6 +39,7 @@ FILES = {
     "events.jsonl": '{"event": "started"}\n',
     "code/recipe.py": "class Digits: ...\n",
     "checkpoints/step_20/model.safetensors": "weights of 20",
+    "checkpoints/step_20/.metadata": "what is where",
     "checkpoints/LATEST": "step_20",
 }
 
@@ -94,7 +95,7 @@ def test_what_comes_back_is_what_was_there(job: RunDirectory, url: str, tmp_path
     mirror = Mirror(url)
     mirror.check()
     assert mirror.names() == []
-    assert mirror.push(job) == 4
+    assert mirror.push(job) == 5
     assert (mirror.names(), mirror.state("digits")["step"]) == (["digits"], 20)
     back = RunDirectory(tmp_path / "back")
     back.root.mkdir()
@@ -121,7 +122,7 @@ def test_only_what_has_changed_travels_and_what_is_gone_goes(job: RunDirectory, 
     back.root.mkdir()
     mirror.pull("digits", back)
     expected = {**FILES, **later}
-    del expected["checkpoints/step_20/model.safetensors"]
+    del expected["checkpoints/step_20/model.safetensors"], expected["checkpoints/step_20/.metadata"]
     assert read(back.root) == expected
 
 

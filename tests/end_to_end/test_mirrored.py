@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 from end_to_end.user import assert_ended_alike, lines, run, start, state, steps, wait_until, write_job
 
@@ -29,10 +30,16 @@ def test_a_lost_storage_is_brought_back(tmp_path: Path) -> None:
     process = start("run", spec, "--storage", storage)
     latest = tmp_path / "copies" / "copied" / "checkpoints" / "LATEST"
     wait_until(latest.exists, "a checkpoint in the copy")
+    writers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if any(word in " ".join(child.cmdline()) for word in ("orchestrator.", "RayTrainWorker"))
+    ]
     process.kill()
     process.communicate()
+    _, alive = psutil.wait_procs(writers, timeout=60)
+    assert alive == []
     copied = int(latest.read_text().removeprefix("step_"))
-    wait_until(lambda: not _lives(storage / "copied"), "the driver to be gone")
     shutil.rmtree(storage)
 
     code, output = run("fetch", "--mirror", copies, "--json")
@@ -62,9 +69,3 @@ def test_a_mirror_that_cannot_be_written_stops_the_job_before_it_exists(tmp_path
     assert code == 5, output
     assert f"mirror: file://{tmp_path}/file/copies cannot take a file: " in output
     assert not (tmp_path / "runs" / "copied").exists()
-
-
-def _lives(run_directory: Path) -> bool:
-    from orchestrator.launch.processes import Liveness, liveness
-
-    return liveness(state(run_directory).get("driver"), str(run_directory)) is Liveness.ALIVE
