@@ -17,7 +17,7 @@ from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.methods_table import Argument, MethodRow, arguments, methods
 from orchestrator.spec.schema import job_schema
-from orchestrator.spec.seams import seams, sections_in
+from orchestrator.spec.seams import items_in, seams, sections_in
 from orchestrator.spec.section import Method, Section
 
 TARGET = Path(__file__).with_name("spec.md")
@@ -86,6 +86,9 @@ def _section(path: str, section: type[Section]) -> Iterator[str]:
     for name, field in section.model_fields.items():
         if f"{path}.{name}" in seams():
             yield from _seam(f"{path}.{name}", field.description)
+        for item in items_in(field.annotation):
+            if not issubclass(item, Method):
+                yield from _section(f"{path}.{name}[]", item)
 
 
 def _phase(path: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ import typer
 from orchestrator import __version__
 from orchestrator.cli import (
     advise,
+    cluster,
     critical_batch,
     diagnosis,
     export,
@@ -23,6 +24,7 @@ from orchestrator.cli import (
     methods,
     planning,
     queue,
+    recover,
     simulate,
     simulate_delay,
     specs,
@@ -55,6 +57,7 @@ for command in (
     start.run,
     start.submit,
     start.resume,
+    recover.recover,
     jobs.list_jobs,
     jobs.status,
     watching.watch,
@@ -73,6 +76,7 @@ for command in (
     app.command(name="list" if command is jobs.list_jobs else None)(command)
 simulate.app.command()(simulate_delay.delay)
 app.add_typer(simulate.app, name="simulate")
+app.add_typer(cluster.app, name="cluster")
 
 
 def _show_version(asked: bool) -> None:

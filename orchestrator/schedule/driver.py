@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from orchestrator.core.environment import own_environment
+from orchestrator.core.environment import SUBMISSION_VARIABLE, own_environment
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, TIMED_OUT, OrchestratorError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.values import Failure, Retry
@@ -37,6 +37,7 @@ from orchestrator.schedule.history import JobHistory
 from orchestrator.schedule.place import OwnPlace, Place, QueuedPlace
 from orchestrator.schedule.policy import RetryPolicy
 from orchestrator.schedule.queue.values import Use
+from orchestrator.schedule.retry_classes import classified
 from orchestrator.schedule.served_attempt import ServedAttempt
 from orchestrator.schedule.trial_states import TrialStates, last_step
 from orchestrator.schedule.wait_record import WaitRecord
@@ -46,12 +47,18 @@ from orchestrator.spec.methods.asynchronous import Asynchronous
 
 _POLL_S = 0.2
 _STATE_EVERY_S = 2.0
+_CURRENT_WITHIN_S = 60.0
+"""A shared folder may show an older state for some time."""
 
 
 class PlacementTimeoutError(OrchestratorError):
     """The workers could not be placed within ``queue.timeout_s``."""
 
     exit_code = TIMED_OUT
+
+
+class SupersededError(OrchestratorError):
+    """Another driver has taken the job over; its record is no longer this one's to write."""
 
 
 class JobDriver:
@@ -70,6 +77,7 @@ class JobDriver:
         self._has_script = isinstance(self._spec, ScriptJobSpec)
         used = directory.read_state().get("retries_used")
         self._policy = RetryPolicy(self._spec.retries, used, rollbacks=_rollbacks(self._spec))
+        self._record: dict[str, Any] | None = None
         self._num_interrupts = 0
         self._place: Place = OwnPlace(self._spec) if embedded else QueuedPlace(self._spec, directory)
 
@@ -86,6 +94,7 @@ class JobDriver:
         process = psutil.Process()
         driver = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
         self._update_state(phase="preparing", reason=None, message=None, driver=driver, started_at=time.time())
+        self._record = driver
         history = JobHistory(self._spec, self._directory)
         try:
             history.open_in_background()
@@ -95,6 +104,9 @@ class JobDriver:
         except KeyboardInterrupt:
             message = "aborted by a second interrupt" + ("" if self._has_script else "; no checkpoint was written")
             exit_code = self._end("stopped", "aborted", message, STOPPED)
+        except SupersededError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
         except OrchestratorError as error:
             traceback.print_exc()  # for the log; people get the sentence
             reason = "timed_out" if error.exit_code == TIMED_OUT else "could_not_start"
@@ -122,7 +134,8 @@ class JobDriver:
                 return self._end_well(result)
             decision = self._policy.decide(result)
             self._update_state(retries_used=dict(self._policy.used))
-            fields = {"cause": result.cause, "rank": result.rank, "message": result.message}
+            told_by = {"told_by": result.told_by} if result.told_by else {}
+            fields = {"cause": result.cause, "rank": result.rank, "message": result.message, **told_by}
             if not isinstance(decision, Retry) or self._stop_requested:
                 self._directory.event("gave_up", {**fields, "budget": self._policy.account(result)})
                 return self._end("failed", result.cause, result.message, JOB_FAILED)
@@ -170,6 +183,8 @@ class JobDriver:
                 updated = time.monotonic()
                 self._update_state(phase=phase, step=self._last_step())
             self._make_room_if_needed()
+        if isinstance(result, Failure):
+            return classified(result, self._spec.retries.classes, self._directory.rank_log(number, 0).parent)
         return result
 
     def _make_room_if_needed(self) -> None:
@@ -197,7 +212,13 @@ class JobDriver:
         return last_step(self._directory)
 
     def _update_state(self, **fields: Any) -> None:
-        """Merge fields into the job's state, and carry what its trials share with it to theirs."""
+        """Merge fields into the job's state, and carry what its trials share with it to theirs.
+
+        Raises:
+            SupersededError: where another driver has taken the job over.
+        """
+        if self._record is not None and self._directory.read_state().get("driver") != self._record:
+            raise SupersededError(f"{self._directory.name} has another driver now; this one ends.")
         state = self._directory.update_state(**fields)
         self._trials.follow(state.get("phase", "queued"), int(state.get("attempts", 0)))
 
@@ -250,6 +271,26 @@ def _die_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def is_current(directory: RunDirectory, submission_id: str | None) -> bool:
+    """Whether a submission is the one that the job waits for: one from a cluster that was given up may come late.
+
+    Args:
+        directory: the job's run directory.
+        submission_id: None where a driver was not submitted to a cluster.
+    """
+    deadline = time.monotonic() + _CURRENT_WITHIN_S
+    while submission_id is not None and _submission_of(directory) != submission_id:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _submission_of(directory: RunDirectory) -> str | None:
+    submission_id: str | None = (directory.read_state().get("backend") or {}).get("submission_id")
+    return submission_id
+
+
 def main(arguments: list[str] | None = None) -> int:
     """``python -m orchestrator.schedule.driver RUN_DIRECTORY [--embedded] [--watch-parent]``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -262,6 +303,10 @@ def main(arguments: list[str] | None = None) -> int:
     # Ray may clean up the folder that it unpacked this job into (two nodes on one host do); the run directory stays.
     directory = RunDirectory(options.run_directory.absolute())
     os.chdir(directory.code)
+    submission_id = None if options.embedded else os.environ.get(SUBMISSION_VARIABLE)
+    if not is_current(directory, submission_id):
+        print(f"{directory.name} was submitted again after {submission_id}; nothing was done.", file=sys.stderr)
+        return JOB_FAILED
     return JobDriver(directory, embedded=options.embedded).run()
 
 

@@ -94,13 +94,18 @@ class JobHistory:
         )
         if num_unsent:
             self._directory.event("metrics_unsent", {"lines": num_unsent})
+        open_since = None
         for run in runs:
             try:
                 self._finish(run)
             except OrchestratorError as error:
                 self._directory.event("tracking_out_of_reach", {"message": str(error)})
                 if isinstance(error, OutOfReachError):
-                    return
+                    open_since = time.time()
+                    break
+        # Whoever looks at the job later ends what could not be ended now.
+        if open_since != self._directory.read_state().get("mlflow_open_since"):
+            self._directory.update_state(mlflow_open_since=open_since)
 
     def _finish(self, run: _Run) -> None:
         for path in (run.directory.events_file, run.directory.metrics_file):

@@ -51,6 +51,7 @@ from orchestrator.spec.check_optimizer import (
     second_derivative_problems,
 )
 from orchestrator.spec.check_recipe import argument_problems, coupling_problems, target_problems
+from orchestrator.spec.check_retries import exit_code_problems
 from orchestrator.spec.check_scaling import sde_problems, updates_problems, warmup_problems
 from orchestrator.spec.check_script import script_problems
 from orchestrator.spec.check_served import injection_problems, served_problems
@@ -204,6 +205,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
         ahead_problems,
         ("modulators", "exchange", "batch.controller.name", "data.source", "train.activation_checkpointing"),
     ),
+    (exit_code_problems, ("retries",)),
     (mesh_problems, ("engine", "resources.workers")),
     (offload_problems, ("engine",)),
     (deepspeed_problems, ("engine", "batch", "resources.workers", "train.clip_grad_norm", "train.precision")),

@@ -15,6 +15,7 @@ from orchestrator.spec.methods.optimizers import AdamW
 from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.methods.schedules import Constant, ScalingConfig, ScheduleConfig
 from orchestrator.spec.methods.sources import RecipeSource, SourceConfig
+from orchestrator.spec.retry_classes import RetryClass
 from orchestrator.spec.section import (
     Patterns,
     PositiveFloat,
@@ -170,6 +171,10 @@ class Retries(Section):
     """A worker raised an error outside the recipe."""
     user_error: Annotated[int, Field(ge=0)] = 0
     """The recipe itself raised an error, or the script ended with another exit code than 0."""
+    infrastructure: Annotated[int, Field(ge=0)] = 5
+    """Ray could not start the workers, or lost track of them, though none of them had failed."""
+    classes: Annotated[tuple[RetryClass, ...], BeforeValidator(list_to_tuple)] = ()
+    """Failures that count under another cause than their own, by exit code or by a pattern of what was printed."""
 
 
 class Queue(Section):

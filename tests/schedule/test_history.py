@@ -149,6 +149,24 @@ def test_a_run_that_was_deleted_keeps_no_other_open(spec: JobSpec, job: RunDirec
     assert [event["event"] for event in read_json_lines(job.events_file)] == ["queued", "tracking_out_of_reach"]
 
 
+def test_runs_that_could_not_be_ended_are_noted_for_whoever_comes_next(
+    spec: JobSpec, job: RunDirectory, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = opened(spec, job)
+    end(job, "succeeded", "succeeded", "succeeded")
+
+    def is_away(*_: object) -> None:
+        raise OutOfReachError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(history_module, "finish_run", is_away)
+        history.close()
+    assert job.read_state()["mlflow_open_since"] > 0
+    assert [event["event"] for event in read_json_lines(job.events_file)] == ["queued", "tracking_out_of_reach"]
+    history.close()
+    assert job.read_state()["mlflow_open_since"] is None
+
+
 def _until(name: str) -> Any:
     """The function that opens runs, of an MLflow that is gone when the run of this name is asked for."""
 

@@ -9,6 +9,7 @@ from spec.bad_modulators import MODULATORS
 from spec.bad_norms import NORMS, SAME_UPDATES
 from spec.bad_overrides import BASES, OVERRIDES
 from spec.bad_recipes import COMBINATIONS, PHASES, RECIPES, SCALING
+from spec.bad_retries import RETRIES
 from spec.bad_scripts import SCRIPT_FIELDS, SCRIPT_FILES
 from spec.bad_spec import BadSpec
 from spec.bad_sweeps import SWEEP_FORMS, SWEEP_TRIALS
@@ -41,4 +42,5 @@ BAD_SPECS: list[BadSpec] = [
     *NORMS,
     *SAME_UPDATES,
     *MODULATORS,
+    *RETRIES,
 ]
