@@ -11,6 +11,7 @@ from orchestrator.cli.figures import counted, duration, figure
 from orchestrator.cli.follow import RATE_WINDOW, Length, Progress, length_of, parsed, slowest, time_left_s
 from orchestrator.cli.output import aligned, phase_text
 from orchestrator.cli.report import place_text
+from orchestrator.cli.result import workers_text
 from orchestrator.cli.tail import Tail, last_lines
 from orchestrator.cli.watch import RECONCILE_S
 from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
@@ -39,6 +40,8 @@ class Row:
     num_trials: int
     """Of a sweep, whose slowest trial is shown; 0 without one."""
     message: str
+    workers: str | None = None
+    """Of an elastic job, how many it has of those that it may have."""
 
 
 class WatchedJob:
@@ -76,6 +79,7 @@ class WatchedJob:
             step_s=shown.step_s if shown else (),
             num_trials=len(self.run.trials),
             message=str(self._state.get("message") or "").partition("\n")[0],
+            workers=workers_text(self._state),
         )
 
 
@@ -117,6 +121,8 @@ def _cells(row: Row, has_blocks: bool) -> tuple[str, ...]:
     place = place_text(progress).removeprefix("step ") if progress else ""
     if progress and row.num_trials:
         place += f", slowest of {counted(row.num_trials, 'trial')}"
+    if row.workers:
+        place = ", ".join(filter(None, (place, f"{row.workers} workers")))
     newest = f"{figure(row.step_s[-1])} s" if row.step_s else ""
     # A job that trains shows its pace, any other what it waits for or how it ended.
     last = sparkline(row.step_s, has_blocks=has_blocks) if is_running and row.step_s else row.message[:MAX_MESSAGE]

@@ -23,7 +23,7 @@ from orchestrator.cli.follow import (
 from orchestrator.cli.options import JobName, Json, Storage, open_job
 from orchestrator.cli.output import aligned, emit, emit_fields, emit_json, phase_text, tell
 from orchestrator.cli.report import place_text
-from orchestrator.cli.result import mlflow_fields, wall_time_s
+from orchestrator.cli.result import mlflow_fields, wall_time_s, workers_text
 from orchestrator.cli.tail import last_lines
 from orchestrator.cli.trials import rows_as_json as trials_as_json
 from orchestrator.cli.trials import trial_rows, trial_table
@@ -149,6 +149,7 @@ def _status_fields(run: RunDirectory, state: Mapping[str, Any]) -> dict[str, Any
         "reason": state.get("reason"),
         "message": state.get("message"),
         "attempts": state.get("attempts") or 0,
+        "workers": workers_text(state),
         "progress": place_text(progress) if progress else None,
         "loss": figure(metrics["loss"]) if "loss" in metrics else None,
         **{key: figure(value) for key, value in last_evaluation(run).items()},

@@ -50,6 +50,11 @@ def _phase(event: Event) -> Notice:
     return Notice(f"phase {event['phase']} of {event['phases']} starts at step {event['step']:,}: {batch} per step")
 
 
+def _resized(event: Event) -> Notice:
+    workers = counted(event["to"], "worker")
+    return Notice(f"goes on with {workers} in place of {event['from']}: {event['why']}")
+
+
 def _queued(event: Event) -> Notice | None:
     if "position" not in event:
         return None  # by the command that hands a job over
@@ -82,6 +87,7 @@ WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "queued": _queued,
     "granted": _granted,
     "preempted": lambda event: Notice(f"makes room for {event['by']} after step {event['step']:,}", "warning"),
+    "resized": _resized,
     "waiting": lambda event: Notice(f"waiting: {event['reason']}"),
     "placed": _placed,
     "started": _started,

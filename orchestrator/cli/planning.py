@@ -102,13 +102,18 @@ def _counts(steps: int | None, samples: int | None) -> str:
 
 def _placement(made: Plan) -> str:
     each = f"{counted(made.cpus_per_worker, 'CPU')} and {counted(made.gpus_per_worker, 'GPU')}"
-    workers = f"{counted(made.workers, 'worker')} with {each} each, {made.placement}"
+    number = counted(made.workers, "worker") if made.workers == made.max_workers else _elastic(made)
+    workers = f"{number} with {each} each, {made.placement}"
     served = made.served
     if served is None:
         return workers
     shards = f"{counted(served.shards, 'shard')} with {counted(served.cpus_per_shard, 'CPU')} each"
     times = f"{served.load * made.workers:.3g} times its share"
     return f"{workers}; {shards}. A worker computes up to {served.load:.3g} of a batch per step, {times}"
+
+
+def _elastic(made: Plan) -> str:
+    return f"{made.workers:,} to {made.max_workers:,} workers, as many as there is room for,"
 
 
 def _memory(made: Plan) -> str:

@@ -48,6 +48,7 @@ def _job(name: str, state: dict[str, Any]) -> dict[str, Any]:
         "priority": entry["priority"],
         "owner": entry["owner"],
         "workers": entry["workers"],
+        **({"max_workers": entry["max_workers"]} if "max_workers" in entry else {}),
         "gpus": entry["gpus"],
         "cpus": entry["cpus"],
         "submitted_at": state["created_at"],
@@ -59,13 +60,14 @@ def _row(job: dict[str, Any]) -> tuple[str, ...]:
     # 0 is a job with a place; a job that has not been answered yet has no position.
     position = f"{job['position'] or ''}"
     gpus = f"{job['gpus']:g} GPUs, " if job["gpus"] else ""
+    elastic = f", {job['workers']} of up to {job['max_workers']} workers" if "max_workers" in job else ""
     return (
         position,
         job["name"],
         phase_text(job["phase"]),
         str(job["priority"]),
         job["owner"] or "",
-        f"{gpus}{job['cpus']:g} CPUs",
+        f"{gpus}{job['cpus']:g} CPUs{elastic}",
         duration(time.time() - job["submitted_at"]),
         job["reason"] or "",
     )

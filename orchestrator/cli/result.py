@@ -38,6 +38,12 @@ def wall_time_s(state: Mapping[str, Any], now_s: float | None = None) -> float |
     return max(0.0, float(end) - float(state["started_at"]))
 
 
+def workers_text(state: Mapping[str, Any]) -> str | None:
+    """How many workers an elastic job has of those that it may have; None of all other jobs."""
+    limits = state.get("worker_range")
+    return f"{state['num_workers']} of {limits['min']} to {limits['max']}" if limits else None
+
+
 def mlflow_command(uri: str) -> str:
     """How to look at the history: the page of a server, else the command that serves a database."""
     return uri if uri.startswith(("http://", "https://")) else f"mlflow ui --backend-store-uri {uri}"

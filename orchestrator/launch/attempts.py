@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.core.run_directory import TERMINAL_PHASES
 from orchestrator.launch.lost import LOST
 
-ENDINGS = {"restarting", "gave_up", *TERMINAL_PHASES}
+ENDINGS = {"restarting", "gave_up", "resized", *TERMINAL_PHASES}
 """Events that the driver itself ends an attempt with."""
 SILENT_ENDINGS = {LOST, "queued", "placed"}
 """Events that tell of an attempt's end long after it: its driver could say nothing any more."""

@@ -15,6 +15,7 @@ from orchestrator.launch.package import Package, collect
 from orchestrator.launch.phases import PhasePlan, phase_plans, totals
 from orchestrator.launch.store import JobStore
 from orchestrator.spec.batch_arithmetic import StepDivision, divide_step
+from orchestrator.spec.elastic import worker_numbers
 from orchestrator.spec.job import JobSpec, Script, ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec, dump_resolved
 from orchestrator.spec.methods.asynchronous import Asynchronous
@@ -32,7 +33,7 @@ class BatchRow(StepDivision):
     """How one step is divided among some number of workers. All sizes are samples."""
 
     is_chosen: bool
-    """Whether the spec asks for this number of workers."""
+    """Whether the job may have this number of workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,9 @@ class Plan:
     memory_unknown: str | None
     """Why nothing is known of the memory."""
     workers: int
+    """Of a range the least."""
+    max_workers: int
+    """The same number, but of a range the most."""
     cpus_per_worker: float
     gpus_per_worker: int
     placement: str
@@ -113,7 +117,8 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
         total_samples=total_samples,
         memory=None if isinstance(memory, str) else memory,
         memory_unknown=memory if isinstance(memory, str) else None,
-        workers=spec.resources.workers,
+        workers=spec.resources.num_workers,
+        max_workers=spec.resources.max_workers,
         cpus_per_worker=spec.resources.cpus_per_worker,
         gpus_per_worker=spec.resources.gpus_per_worker,
         placement=spec.resources.placement,
@@ -128,7 +133,7 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
 
 def served_plan(spec: JobSpec) -> ServedPlan | None:
     """Shards and load of a job whose workers compute for shards."""
-    exchange, workers = spec.exchange, spec.resources.workers
+    exchange, workers = spec.exchange, spec.resources.num_workers
     if not isinstance(exchange, Served):
         return None
     if isinstance(exchange, Coded):
@@ -145,7 +150,7 @@ def command_line(script: Script) -> str:
 
 def batch_rows(spec: JobSpec) -> tuple[BatchRow, ...]:
     """The arithmetic of one step for each legal number of workers: every worker needs at least one sample."""
-    most = min(max(LEAST_WORKERS_SHOWN, 2 * spec.resources.workers), spec.batch.global_size)
+    most = min(max(LEAST_WORKERS_SHOWN, 2 * spec.resources.max_workers), spec.batch.global_size)
     return tuple(_batch_row(spec, workers) for workers in range(1, most + 1))
 
 
@@ -153,4 +158,4 @@ def _batch_row(spec: JobSpec, workers: int) -> BatchRow:
     # Asynchronous workers do not share a step: each computes whole pushes.
     shares = spec.exchange.pushes_per_update if isinstance(spec.exchange, Asynchronous) else workers
     division = replace(divide_step(spec.batch.global_size, shares, spec.batch.planned_micro_size), workers=workers)
-    return BatchRow(**asdict(division), is_chosen=workers == spec.resources.workers)
+    return BatchRow(**asdict(division), is_chosen=workers in worker_numbers(spec))

@@ -4,7 +4,8 @@
                     ^  |                    |------> stopped     (SIGINT or a stop file: checkpoint first, or SIGTERM
                     |  +--> time out        |                     to a script)
                     |                       |------> failed      (budget of the cause is empty)
-                    +-----------------------+                    (another attempt, or a more urgent job needs the place)
+                    +-----------------------+                    (another attempt, another number of workers, or a more
+                                                                  urgent job needs the place)
 
 The same code runs under ``orchestrator run`` (embedded Ray) and as the entrypoint of a Ray job. A private cluster has
 no queue: there a job goes from preparing to placing.
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,6 +41,7 @@ from orchestrator.schedule.queue.values import Use
 from orchestrator.schedule.served_attempt import ServedAttempt
 from orchestrator.schedule.trial_states import TrialStates, last_step
 from orchestrator.schedule.wait_record import WaitRecord
+from orchestrator.spec.elastic import is_elastic, with_workers
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_resolved
 from orchestrator.spec.methods.asynchronous import Asynchronous
@@ -71,6 +73,9 @@ class JobDriver:
         used = directory.read_state().get("retries_used")
         self._policy = RetryPolicy(self._spec.retries, used, rollbacks=_rollbacks(self._spec))
         self._num_interrupts = 0
+        self._is_growing = False
+        self._why_resized = "resumed"
+        """What would explain that the next attempt has another number of workers."""
         self._place: Place = OwnPlace(self._spec) if embedded else QueuedPlace(self._spec, directory)
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
@@ -116,10 +121,13 @@ class JobDriver:
                 # SIGTERM reaches the ranks one after another, and each ends in its own way, or fails for a neighbor.
                 return self._end("stopped", "stop_requested", result.message, STOPPED)
             if self._has_made_room(result):
-                self._place.give_back()
+                if not self._is_growing:
+                    self._place.give_back()
                 continue
             if isinstance(result, Ended):
                 return self._end_well(result)
+            result = _of_lost_nodes(result, self._place.doubt())
+            self._why_resized = result.message
             decision = self._policy.decide(result)
             self._update_state(retries_used=dict(self._policy.used))
             fields = {"cause": result.cause, "rank": result.rank, "message": result.message}
@@ -135,6 +143,7 @@ class JobDriver:
             PlacementTimeoutError: after ``queue.timeout_s``.
         """
         self._directory.preempt_file.unlink(missing_ok=True)
+        self._is_growing = False
         self._place.begin()
         self._update_state(phase=self._place.phase, message=None)
         record = WaitRecord(self._directory, self._place, self._update_state)
@@ -149,7 +158,10 @@ class JobDriver:
 
     def _one_attempt(self, history: JobHistory) -> Ended | Failure:
         number = int(self._directory.read_state().get("attempts", 0)) + 1
-        self._update_state(attempts=number, phase="placing", reason=None, message=None)
+        uses = self._place.uses
+        workers = self._place.workers if uses is None else sum(use.workers for use in uses)
+        self._tell_resized(workers)
+        self._update_state(attempts=number, phase="placing", reason=None, message=None, **self._size(workers))
         arguments = {
             "run_directory": str(self._directory.root),
             "attempt": number,
@@ -157,19 +169,21 @@ class JobDriver:
             "mlflow_run_id": history.run_id,
         }
         env = own_environment(self._spec, os.environ)
-        attempt = _attempt(self._directory, number, self._spec, env, arguments, self._place.uses)
+        attempt = _attempt(self._directory, number, with_workers(self._spec, workers), env, arguments, uses)
         attempt.start()
         phase, updated = "placing", 0.0
         while (result := attempt.wait(_POLL_S)) is None:
             if phase == "placing" and attempt.has_workers:
                 phase, updated = "running", 0.0
                 script = {"script": self._spec.script.path} if isinstance(self._spec, ScriptJobSpec) else {}
-                placed = {"attempt": number, "workers": self._spec.resources.workers, **script}
+                placed = {"attempt": number, "workers": workers, **script}
                 self._directory.event("placed", placed)
             if time.monotonic() - updated > _STATE_EVERY_S:
                 updated = time.monotonic()
                 self._update_state(phase=phase, step=self._last_step())
             self._make_room_if_needed()
+            if phase == "running":
+                self._grow_if_possible(workers)
         return result
 
     def _make_room_if_needed(self) -> None:
@@ -177,10 +191,30 @@ class JobDriver:
         urgent = self._place.is_needed_by()
         if urgent is not None and not self._directory.preempt_file.exists():
             self._directory.event("preempted", {"by": urgent, "step": self._last_step()})
+            self._why_resized = f"made room for {urgent}"
             self._directory.preempt_file.touch()
 
+    def _grow_if_possible(self, workers: int) -> None:
+        """Have the ranks stop with a checkpoint if more of them can go on; a script nobody stops for that."""
+        may_grow = is_elastic(self._spec) and not self._has_script and not self._directory.should_stop()
+        if may_grow and self._place.has_room_beyond(workers):
+            self._is_growing, self._why_resized = True, "room for more"
+            self._directory.preempt_file.touch()
+
+    def _size(self, workers: int) -> dict[str, Any]:
+        """The attempt's number of workers, for the state, and what it may be."""
+        limits = self._spec.resources.workers
+        return {"num_workers": workers, "worker_range": None if isinstance(limits, int) else limits.model_dump()}
+
+    def _tell_resized(self, workers: int) -> None:
+        """Write down that an elastic job goes on with another number of workers than before."""
+        before = self._directory.read_state().get("num_workers")
+        if is_elastic(self._spec) and before not in (None, workers):
+            fields = {"from": before, "to": workers, "why": self._why_resized, "step": self._last_step()}
+            self._directory.event("resized", fields)
+
     def _has_made_room(self, result: Ended | Failure) -> bool:
-        """Whether the attempt ended because another job needs the place, so that this one goes back to the queue."""
+        """Whether the attempt ended for another job, which needs the place, or to be followed by a larger one."""
         is_stopped = isinstance(result, Ended) and result.outcome == "stopped"
         return is_stopped and self._directory.preempt_file.exists() and not self._stop_requested
 
@@ -219,6 +253,15 @@ class JobDriver:
         self._directory.stop_file.unlink(missing_ok=True)
         self._directory.preempt_file.unlink(missing_ok=True)
         return exit_code
+
+
+def _of_lost_nodes(failure: Failure, nodes: Collection[str]) -> Failure:
+    """What a failure is where nodes are gone: their neighbors failed for them, and Ray hears of it later."""
+    if not nodes or failure.cause == "diverged":
+        return failure
+    names = ", ".join(sorted(node[:6] for node in nodes))
+    message = f"node {names} disappeared" if len(nodes) == 1 else f"nodes {names} disappeared"
+    return Failure(cause="worker_lost", message=message, details=f"{failure.message}\n{failure.details}")
 
 
 def _rollbacks(spec: AnyJobSpec) -> int:

@@ -27,6 +27,7 @@ from orchestrator.spec.check_delayed import (
     inconsistent_problems,
     ordered_problems,
 )
+from orchestrator.spec.check_elastic import for_each_number, range_problems
 from orchestrator.spec.check_engine import (
     lacking,
     mesh_problems,
@@ -112,8 +113,15 @@ def _problems_of(spec: JobSpec, folder: Path, broken: frozenset[str]) -> list[Pr
         problem
         for single_check, reads in CHECKS
         if not any(overlaps(path, broken) for path in reads)
-        for problem in single_check(spec, folder)
+        for problem in _found(single_check, reads, spec, folder)
     ]
+
+
+def _found(single_check: Check, reads: tuple[str, ...], spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """What a check finds; what reads the number of workers looks at every number that they may be."""
+    if overlaps("resources.workers", reads):
+        return for_each_number(single_check, spec, folder)
+    return single_check(spec, folder)
 
 
 def _in_phase(problem: Problem, index: int) -> Problem:
@@ -125,7 +133,7 @@ def _in_phase(problem: Problem, index: int) -> Problem:
 
 def batch_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """Every worker needs at least one sample of each step; slices of unequal length are legal and exact."""
-    size, workers = spec.batch.global_size, spec.resources.workers
+    size, workers = spec.batch.global_size, spec.resources.num_workers
     if isinstance(spec.exchange, Asynchronous):  # every worker computes steps of its own
         return
     if size < workers:
@@ -158,6 +166,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (argument_problems, ("recipe.target", "recipe.args")),
     (coupling_problems, ("recipe.target", "batch.micro_size", "exchange.name", "modulators")),
     (batch_problems, ("batch.global_size", "resources.workers")),
+    (range_problems, ("exchange", "data.source")),
     (nesterov_problems, ("optimizer.name", "optimizer.momentum", "optimizer.dampening", "optimizer.nesterov")),
     (preset_problems, ("optimizer", "train.clip_grad_norm", "train.auto_clip")),
     (adaptation_problems, ("optimizer",)),

@@ -51,7 +51,7 @@ def order_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
 
 def _contents(spec: JobSpec, name: str, order: list[OrderedPush]) -> Iterator[Problem]:
     assert isinstance(spec.exchange, Asynchronous | Delayed)  # no other has an order
-    path, workers = "exchange.order", spec.resources.workers
+    path, workers = "exchange.order", spec.resources.num_workers
     pushes = pushes_per_update(spec.exchange, order)
     num_pushes = _pushes_of(spec, pushes)
     if {push.chunk for push in order} != set(range(num_pushes)):

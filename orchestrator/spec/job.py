@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from orchestrator.spec.methods.all_optimizers import OptimizerConfig
 from orchestrator.spec.methods.controllers import ConstantBatch, ControllerConfig
@@ -133,11 +133,35 @@ class Data(Section):
     """Micro-batches that each loader process prepares ahead."""
 
 
+class WorkerRange(Section):
+    """Elastic workers: as many as there is room for, which may be other numbers while the job runs."""
+
+    min: PositiveInt
+    """The least number that the job trains with; it waits for so many."""
+    max: PositiveInt
+    """The most workers that it takes."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min: {self.min} is more than max: {self.max}. Legal: 1 <= min <= max")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.min} to {self.max}"
+
+
+def _form_of_workers(value: Any) -> str:
+    return "range" if isinstance(value, dict | WorkerRange) else "number"
+
+
 class Resources(Section):
     """What the job needs of the cluster; all workers are equal."""
 
-    workers: PositiveInt = 1
-    """Number of workers."""
+    workers: Annotated[
+        Annotated[PositiveInt, Tag("number")] | Annotated[WorkerRange, Tag("range")], Discriminator(_form_of_workers)
+    ] = 1
+    """Number of workers, or `{min: 2, max: 8}`: as many of them as there is room for. See [elastic.md](elastic.md)."""
     cpus_per_worker: PositiveFloat = 1
     """CPU cores that each worker reserves."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
@@ -147,6 +171,16 @@ class Resources(Section):
     what is free, divided by the workers of a node on CPUs."""
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
     """Ray's placement strategy: close together, apart, all on one node, or one worker per node."""
+
+    @property
+    def num_workers(self) -> int:
+        """The number of workers; of a range the least, for which everything has to fit."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def max_workers(self) -> int:
+        """The number of workers; of a range the most."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
 class Checkpoint(Section):

@@ -159,6 +159,10 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "preempted": ({"by": "big (priority 5)", "step": 1234}, "makes room for big (priority 5) after step 1,234"),
     "waiting": ({"reason": "needs 4 workers"}, "waiting: needs 4 workers"),
+    "resized": (
+        {"from": 2, "to": 4, "why": "room for more", "step": 1234},
+        "goes on with 4 workers in place of 2: room for more",
+    ),
     "placed": ({"attempt": 1, "script": "train.py", "workers": 2}, "train.py starts on 2 workers"),
     "started": (
         {"workers": 1, "total_steps": None, "total_samples": 60000},

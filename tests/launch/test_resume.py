@@ -53,6 +53,17 @@ def test_resources_may_change_and_are_written_down(stopped):
 
 
 @pytest.mark.parametrize(
+    ("workers", "expected"), [("{min: 1, max: 3}", "1 to 3"), ("{min: 2, max: 8}", "2 to 8"), ("4", "4")]
+)
+def test_a_range_of_workers_may_become_another_or_a_number(workers, expected, stopped):
+    prepare_resume(stopped, ["resources.workers={min: 1, max: 4}"])
+    stopped.update_state(phase="stopped")
+    prepared = prepare_resume(stopped, [f"resources.workers={workers}"])
+    assert load_resolved(stopped.resolved_spec) == prepared.spec
+    assert str(prepared.spec.resources.workers) == expected
+
+
+@pytest.mark.parametrize(
     "override",
     ["train.steps=9", "batch.global_size=64", "optimizer.lr=0.5", "name=other", "then=[{train: {steps: 1}}]"],
 )

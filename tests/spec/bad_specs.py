@@ -3,6 +3,7 @@
 from spec.bad_coded import CODED
 from spec.bad_controllers import CONTROLLERS
 from spec.bad_delayed import DELAYED
+from spec.bad_elastic import ELASTIC
 from spec.bad_engines import ACCELERATE, DEEPSPEED, ENGINES
 from spec.bad_fields import KEYS, TYPES, VALUES
 from spec.bad_modulators import MODULATORS
@@ -37,6 +38,7 @@ BAD_SPECS: list[BadSpec] = [
     *ACCELERATE,
     *CODED,
     *DELAYED,
+    *ELASTIC,
     *CONTROLLERS,
     *NORMS,
     *SAME_UPDATES,

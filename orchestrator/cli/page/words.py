@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from orchestrator.cli.figures import counted, duration, figure
 from orchestrator.cli.follow import last_evaluation
 from orchestrator.cli.page.record import Record, Training
-from orchestrator.cli.result import NUM_LOG_LINES, log_that_explains, mlflow_fields, wall_time_s
+from orchestrator.cli.result import NUM_LOG_LINES, log_that_explains, mlflow_fields, wall_time_s, workers_text
 from orchestrator.cli.tail import last_lines
 from orchestrator.cli.workers import slowest_worker
 from orchestrator.core.run_directory import TERMINAL_PHASES
@@ -40,6 +40,7 @@ def summary(record: Record) -> dict[str, str]:
         "reason": state.get("reason"),
         "message": state.get("message"),
         "steps": None if state.get("step") is None else figure(state["step"]),
+        "workers": workers_text(state),
         "trials": figure(len(record.trials)) if record.trials else None,
         **(_last_values(training) if training else {}),
         **({key: figure(value) for key, value in last_evaluation(run).items()} if training else {}),
