@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.cli.figures import counted, duration, figure
-from orchestrator.cli.follow import RATE_WINDOW, Length, Progress, length_of, parsed, slowest, time_left_s
+from orchestrator.cli.follow import ENDS, RATE_WINDOW, Length, Progress, length_of, parsed, slowest, time_left_s
 from orchestrator.cli.output import aligned, phase_text
 from orchestrator.cli.report import place_text
 from orchestrator.cli.tail import Tail, last_lines
@@ -37,7 +37,7 @@ class Row:
     step_s: Sequence[float]
     """Seconds of the newest logged steps, oldest first; of a sweep, those of its slowest trial."""
     num_trials: int
-    """Of a sweep, whose slowest trial is shown; 0 without one."""
+    """Of a sweep, whose slowest trial is shown: those that share workers, or go on; 0 without one."""
     message: str
 
 
@@ -66,15 +66,17 @@ class WatchedJob:
             self._state = self.run.read_state()
         for training in self._trainings:
             training.look()
-        going = [one for one in self._trainings if one.progress and not one.has_failed]
+        going = [one for one in self._trainings if one.progress and not one.has_ended]
         progress = slowest(one.progress for one in going or self._trainings if one.progress)
+        is_apart = "concurrent" in self._state
         shown = next((one for one in self._trainings if progress is not None and one.progress is progress), None)
         return Row(
             name=self.run.name,
             phase=str(self._state.get("phase", "")),
-            progress=progress,
+            # How long trials take that have not begun, nobody knows.
+            progress=replace(progress, left_s=None) if progress and is_apart else progress,
             step_s=shown.step_s if shown else (),
-            num_trials=len(self.run.trials),
+            num_trials=len(going) if is_apart else len(self.run.trials),
             message=str(self._state.get("message") or "").partition("\n")[0],
         )
 
@@ -88,12 +90,12 @@ class _Training:
         self._length = Length()
         self.progress: Progress | None = None
         self.step_s: list[float] = []
-        self.has_failed = False
+        self.has_ended = False
 
     def look(self) -> None:
         for event in parsed(self._events.lines()):
             self._length = length_of(event) or self._length
-            self.has_failed = event["event"] == "diverged" or (self.has_failed and length_of(event) is None)
+            self.has_ended = event["event"] in ENDS or (self.has_ended and length_of(event) is None)
         recent = [line for line in parsed(last_lines(self._directory.metrics_file, NUM_TIMES)) if "step" in line]
         if recent:
             self.progress = Progress(recent[-1], self._length, time_left_s(recent[-RATE_WINDOW:], self._length))

@@ -14,6 +14,7 @@ import typer
 from orchestrator import __version__
 from orchestrator.cli import (
     advise,
+    compare,
     critical_batch,
     diagnosis,
     export,
@@ -62,6 +63,7 @@ for command in (
     logs.logs,
     jobs.stop,
     report,
+    compare.compare,
     export.export,
     fit_curve.fit_curve,
     critical_batch.critical_batch,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator.cli.figures import counted
+from orchestrator.core.run_directory import PRUNED
 
 Event = Mapping[str, Any]
 
@@ -77,6 +78,13 @@ def _straggler_over(event: Event) -> Notice:
     return Notice(f"rank {event['worker']} on {event['node']} keeps up again after {steps}")
 
 
+def _trial_ended(event: Event) -> Notice:
+    ending = PRUNED if event["reason"] == PRUNED else event["phase"]
+    message = f": {event['message']}" if event["message"] else ""
+    level: Literal["info", "warning"] = "warning" if event["phase"] == "failed" else "info"
+    return Notice(f"trial {event['trial']} {ending}{message}", level)
+
+
 WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "connected": _connected,
     "queued": _queued,
@@ -98,6 +106,8 @@ WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "restarting": lambda event: Notice(f"{event['message']}; restarting ({event['budget']})", "warning"),
     "gave_up": lambda event: Notice(f"not restarted ({event['budget']})", "warning"),
     "stop_requested": lambda _: Notice("somebody asked for a stop"),
+    "trial_started": lambda event: Notice(f"trial {event['trial']} starts: {event['sets']}"),
+    "trial_ended": _trial_ended,
     "tracking_outage": lambda event: Notice(f"metrics wait in the run directory: {event['message']}", "warning"),
     "tracking_restored": lambda _: Notice("MLflow answers again, the metrics that waited are sent"),
     "tracking_out_of_reach": lambda event: Notice(event["message"], "warning"),

@@ -82,8 +82,16 @@ def _fields(made: Plan) -> dict[str, Any]:
 def _training(made: Plan) -> dict[str, str]:
     if made.script is not None:
         return {"script": f"{made.script}, on every worker", "batch, length and memory": "decided by the script"}
-    sweep = {"sweep": f"{counted(len(made.trials), 'trial')} that share the workers"} if made.trials else {}
-    return {**sweep, "length": _length(made), "memory": _memory(made)}
+    return {**_sweep(made), "length": _length(made), "memory": _memory(made)}
+
+
+def _sweep(made: Plan) -> dict[str, str]:
+    if not made.trials:
+        return {}
+    how = "that share the workers"
+    if made.concurrent is not None:
+        how = f"with workers of their own, {made.concurrent} at a time"
+    return {"sweep": f"{counted(len(made.trials), 'trial')} {how}"}
 
 
 def _length(made: Plan) -> str:
@@ -122,7 +130,7 @@ def _memory(made: Plan) -> str:
         f"{memory.num_parameters:,} parameters",
         _parts(memory.peak),
     ]
-    if made.trials:
+    if made.trials and made.concurrent is None:
         lines.append(f"with the weights and gradients of {counted(len(made.trials), 'model')} like trial 0's")
     if memory.checkpoint_copy:
         lines.append(f"{size(memory.checkpoint_copy)} of host memory for asynchronous checkpoints")

@@ -32,6 +32,8 @@ class Attempt:
     ending: str = "goes on"
     """The cause of its end, or the phase that it ended in."""
     message: str | None = None
+    trial: int | None = None
+    """Of a sweep whose trials have workers of their own."""
 
     def seconds(self, now_s: float) -> float:
         """How long its workers were held, up to now where it goes on."""

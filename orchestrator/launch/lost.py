@@ -65,4 +65,4 @@ def recorded_tracking_uri(run_directory: RunDirectory, state: Mapping[str, Any],
     uri = state.get("tracking_uri")
     if uri and "***" not in uri:
         return str(uri)
-    return tracking_uri(load_resolved(run_directory.resolved_spec), run_directory.root.parent, environ)
+    return tracking_uri(load_resolved(run_directory.resolved_spec), run_directory.storage, environ)

@@ -39,11 +39,22 @@ def shards_of(spec: AnyJobSpec) -> Shards:
     return NO_SHARDS
 
 
-def connect(spec: AnyJobSpec, *, embedded: bool) -> dict[str, Any]:
+def cpus_of(spec: AnyJobSpec) -> int:
+    """CPU cores that a private cluster must have for a job."""
+    resources, shards = spec.resources, shards_of(spec)
+    # Ray refuses fractions above one, and shards reserve at least a thousandth each.
+    return math.ceil(resources.workers * resources.cpus_per_worker + shards.count * max(shards.cpus_each, 1))
+
+
+def connect(*specs: AnyJobSpec, embedded: bool) -> dict[str, Any]:
     """Attach to the cluster that this process runs in, or start a private one.
 
-    A private cluster is told that it has at least as many CPUs as the job asks for: four workers on a two-core
+    A private cluster is told that it has at least as many CPUs as the jobs ask for: four workers on a two-core
     laptop are slow, but they are what the spec says.
+
+    Args:
+        specs: the jobs that run on it at the same time; one, or some trials of a sweep.
+        embedded: start a private one.
 
     Returns:
         What was found, for the event log.
@@ -65,17 +76,13 @@ def connect(spec: AnyJobSpec, *, embedded: bool) -> dict[str, Any]:
     # Ray runs workers at niceness 15, behind everything else on the machine; here they are what the machine is for.
     os.environ.setdefault("RAY_worker_niceness", "0")
     cores = os.cpu_count() or 1
-    shards = shards_of(spec)
-    # Ray refuses fractions above one, and shards reserve at least a thousandth each.
-    needed = math.ceil(
-        spec.resources.workers * spec.resources.cpus_per_worker + shards.count * max(shards.cpus_each, 1)
-    )
+    needed = sum(map(cpus_of, specs))
     ray.init(
         address="local",
         num_cpus=max(cores, needed),
         include_dashboard=False,
         # Served jobs move weights and gradients through it: Ray's own choice, a third of the memory.
-        object_store_memory=None if shards.count else _OBJECT_STORE_BYTES,
+        object_store_memory=None if any(shards_of(spec).count for spec in specs) else _OBJECT_STORE_BYTES,
         **quiet,
     )
     return {"address": "embedded", "cpus": cores, "oversubscribed": needed > cores}
@@ -143,3 +150,13 @@ def free_resources() -> list[Mapping[str, float]]:
     from ray._private.state import available_resources_per_node
 
     return list(available_resources_per_node().values())
+
+
+def all_resources() -> Mapping[str, float]:
+    """What a cluster of one node has, free or not."""
+    return dict(ray.cluster_resources())
+
+
+def gcs_address() -> str:
+    """Where other processes of this machine attach to the cluster that this process has started."""
+    return str(ray.get_runtime_context().gcs_address)

@@ -38,11 +38,13 @@ from orchestrator.schedule.place import OwnPlace, Place, QueuedPlace
 from orchestrator.schedule.policy import RetryPolicy
 from orchestrator.schedule.queue.values import Use
 from orchestrator.schedule.served_attempt import ServedAttempt
+from orchestrator.schedule.sweep_driver import SweepDriver
 from orchestrator.schedule.trial_states import TrialStates, last_step
 from orchestrator.schedule.wait_record import WaitRecord
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_resolved
 from orchestrator.spec.methods.asynchronous import Asynchronous
+from orchestrator.spec.sweep import has_separate_trials
 
 _POLL_S = 0.2
 _STATE_EVERY_S = 2.0
@@ -60,9 +62,10 @@ class JobDriver:
     Args:
         directory: prepared by ``launch``.
         embedded: start a private Ray instead of attaching to the one around.
+        has_room: the Ray around is that of a sweep, which starts no more trials than fit: there is no queue.
     """
 
-    def __init__(self, directory: RunDirectory, *, embedded: bool) -> None:
+    def __init__(self, directory: RunDirectory, *, embedded: bool, has_room: bool = False) -> None:
         self._directory = directory
         self._trials = TrialStates(directory.trials)
         self._embedded = embedded
@@ -71,7 +74,8 @@ class JobDriver:
         used = directory.read_state().get("retries_used")
         self._policy = RetryPolicy(self._spec.retries, used, rollbacks=_rollbacks(self._spec))
         self._num_interrupts = 0
-        self._place: Place = OwnPlace(self._spec) if embedded else QueuedPlace(self._spec, directory)
+        is_alone = embedded or has_room
+        self._place: Place = OwnPlace(self._spec) if is_alone else QueuedPlace(self._spec, directory)
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Signal handler: the first asks the ranks to stop at the next step, the second aborts."""
@@ -110,11 +114,11 @@ class JobDriver:
         while True:
             self._wait_for_place()
             if self._stop_requested:
-                return self._end("stopped", "stop_requested", "stopped before it was placed", STOPPED)
+                return self._end_stopped("stopped before it was placed")
             result = self._one_attempt(history)
             if self._has_script and self._stop_requested:
                 # SIGTERM reaches the ranks one after another, and each ends in its own way, or fails for a neighbor.
-                return self._end("stopped", "stop_requested", result.message, STOPPED)
+                return self._end_stopped(result.message)
             if self._has_made_room(result):
                 self._place.give_back()
                 continue
@@ -203,8 +207,13 @@ class JobDriver:
 
     def _end_well(self, result: Ended) -> int:
         if result.outcome == "stopped":
-            return self._end("stopped", "stop_requested", result.message, STOPPED)
+            return self._end_stopped(result.message)
         return self._end("succeeded", None, result.message, SUCCESS)
+
+    def _end_stopped(self, message: str) -> int:
+        request = self._directory.stop_request()
+        message = f"{request['message']}; {message}" if request else message
+        return self._end("stopped", request.get("reason", "stop_requested"), message, STOPPED)
 
     def _end(self, phase: str, reason: str | None, message: str, exit_code: int) -> int:
         self._update_state(
@@ -251,10 +260,11 @@ def _die_with_parent() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """``python -m orchestrator.schedule.driver RUN_DIRECTORY [--embedded] [--watch-parent]``."""
+    """``python -m orchestrator.schedule.driver RUN_DIRECTORY [--embedded | --has-room] [--watch-parent]``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("run_directory", type=Path)
     parser.add_argument("--embedded", action="store_true", help="start a private Ray cluster")
+    parser.add_argument("--has-room", action="store_true", help="attach to a sweep's private Ray, without a queue")
     parser.add_argument("--watch-parent", action="store_true", help="end when standard input is closed")
     options: Any = parser.parse_args(arguments)
     if options.watch_parent:
@@ -262,7 +272,10 @@ def main(arguments: list[str] | None = None) -> int:
     # Ray may clean up the folder that it unpacked this job into (two nodes on one host do); the run directory stays.
     directory = RunDirectory(options.run_directory.absolute())
     os.chdir(directory.code)
-    return JobDriver(directory, embedded=options.embedded).run()
+    spec = load_resolved(directory.resolved_spec)
+    if isinstance(spec, JobSpec) and has_separate_trials(spec):
+        return SweepDriver(directory, spec, embedded=options.embedded).run()
+    return JobDriver(directory, embedded=options.embedded, has_room=options.has_room).run()
 
 
 if __name__ == "__main__":

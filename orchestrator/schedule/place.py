@@ -160,7 +160,7 @@ class QueuedPlace:
         Raises:
             UsageError: where ``queue.yaml`` is wrong and never was right; else what was last read goes on to count.
         """
-        queue, storage = self._spec.queue, self._directory.root.parent
+        queue, storage = self._spec.queue, self._directory.storage
         owner = queue.owner or ""
         try:
             self._quota = quota_of(read_quotas(storage).get(owner))
@@ -169,7 +169,7 @@ class QueuedPlace:
                 raise UsageError(str(error)) from None
         return Request(
             key=str(self._directory.root),
-            name=self._directory.name,
+            name=self._spec.name,
             demand=demand_of(self._spec),
             submitted=self._submitted,
             priority=queue.priority,

@@ -54,7 +54,8 @@ from orchestrator.spec.check_recipe import argument_problems, coupling_problems,
 from orchestrator.spec.check_scaling import sde_problems, updates_problems, warmup_problems
 from orchestrator.spec.check_script import script_problems
 from orchestrator.spec.check_served import injection_problems, served_problems
-from orchestrator.spec.check_sweep import form_problems, trial_problems
+from orchestrator.spec.check_sweep import trial_problems
+from orchestrator.spec.check_sweep_form import form_problems, trials_problems
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.methods.asynchronous import Asynchronous
 from orchestrator.spec.methods.engines import Engine
@@ -188,7 +189,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (drawn_problems, ("exchange", "batch.global_size", "resources.workers")),
     (served_problems, ("exchange", "train.precision", "data", "optimizer")),
     (injection_problems, ("exchange", "resources.workers")),
-    (push_problems, ("exchange", "batch.global_size", "sweep")),
+    (push_problems, ("exchange", "batch.global_size")),
     (order_problems, ("exchange", "resources.workers", "train.steps", "train.samples", "batch.global_size", "then")),
     (ordered_problems, ("exchange", "data", "batch")),
     (inconsistent_problems, ("exchange", "train", "optimizer")),
@@ -215,7 +216,8 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     ),
     (option_problems, ("data.source.name", "data.source.options")),
     (stream_problems, ("data.source", "data.loader_workers", "train.epochs", "schedule.warmup")),
+    (trials_problems, ("trials", "train.eval_every", "exchange", "sweep")),
 )
 """Every check with the fields it reads."""
 SWEEP_CHECKS: tuple[Check, ...] = tuple(single_check for single_check, reads in CHECKS if "sweep" in reads)
-"""The checks of how many trials there are, which no trial can see alone."""
+"""The checks of the whole sweep, which no trial can see alone."""

@@ -14,7 +14,7 @@ _FILE = "a CSV file as `simulate delay --write` or a job's pushes.csv has it"
 
 
 def push_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
-    """The pushes of an update have equally many samples, and one model has the workers."""
+    """The pushes of an update have equally many samples."""
     if not isinstance(spec.exchange, Asynchronous):
         return
     size, pushes = spec.batch.global_size, spec.exchange.pushes_per_update

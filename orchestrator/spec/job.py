@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from orchestrator.spec.methods.all_optimizers import OptimizerConfig
 from orchestrator.spec.methods.controllers import ConstantBatch, ControllerConfig
 from orchestrator.spec.methods.distribution import AllReduce, ExchangeConfig
+from orchestrator.spec.methods.early_stopping import EarlyStopping
 from orchestrator.spec.methods.engines import Ddp, EngineConfig
 from orchestrator.spec.methods.modulators import ModulatorConfig
 from orchestrator.spec.methods.optimizers import AdamW
@@ -196,6 +197,15 @@ class Tracking(Section):
     """Seconds between two samples of each node's CPU, memory, disk, network and GPU use; null is off."""
 
 
+class Trials(Section):
+    """How the trials of a sweep are run, where each is a training with workers of its own."""
+
+    concurrent: PositiveInt = 1
+    """Trials that run at the same time. On a cluster each waits in the queue for its own workers."""
+    early_stopping: EarlyStopping | None = None
+    """Which trials are stopped because others are ahead; null lets all finish."""
+
+
 class _Named(Section):
     name: JobName
     """Run directory and MLflow run name; lower-case letters, digits and hyphens, at most 63.
@@ -261,11 +271,14 @@ class JobSpec(_Conditions, _Training, _Named):
     """One training job that follows a recipe."""
 
     sweep: Annotated[dict[str, Any], Field(json_schema_extra={"additionalProperties": _SWEPT})] = {}
-    """Dotted paths, each with a list of values: every combination is a model that shares the workers with the others.
+    """Dotted paths, each with a list of values: every combination is a training.
 
-    `zip: {...}` around the paths puts the lists side by side; `grid: {...}` says that it combines them. Needs
-    `exchange: coded`. See [sweeps.md](sweeps.md).
+    `zip: {...}` around the paths puts the lists side by side; `grid: {...}` says that it combines them; `random: {...}`
+    draws `trials` values from each path's distribution. With `exchange: coded` the trainings share the workers, else
+    each has its own. See [sweeps.md](sweeps.md).
     """
+    trials: Trials = Trials()
+    """How the trials of a sweep are run, where each is a training with workers of its own."""
 
 
 class ScriptJobSpec(_Conditions, _Scripted, _Named):

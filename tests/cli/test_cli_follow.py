@@ -190,6 +190,11 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "gave_up": ({"message": "x", "budget": "retries.user_error 0 of 0"}, "not restarted (retries.user_error 0 of 0)"),
     "stop_requested": ({}, "somebody asked for a stop"),
+    "trial_started": ({"trial": 3, "sets": "optimizer.lr = 0.1"}, "trial 3 starts: optimizer.lr = 0.1"),
+    "trial_ended": (
+        {"trial": 3, "phase": "failed", "reason": "user_error", "message": "no such thing", "step": 4},
+        "trial 3 failed: no such thing",
+    ),
     "tracking_outage": ({"message": "refused"}, "metrics wait in the run directory: refused"),
     "tracking_restored": ({"message": "x"}, "MLflow answers again"),
     "metrics_unsent": ({"lines": 3}, "MLflow lacks 3 lines of metrics.jsonl"),

@@ -12,6 +12,7 @@ from spec.bad_recipes import COMBINATIONS, PHASES, RECIPES, SCALING
 from spec.bad_scripts import SCRIPT_FIELDS, SCRIPT_FILES
 from spec.bad_spec import BadSpec
 from spec.bad_sweeps import SWEEP_FORMS, SWEEP_TRIALS
+from spec.bad_trials import RANDOM_SWEEPS, SEPARATE_TRIALS, WAYS_TO_RUN
 from spec.bad_yaml import FILES, YAML_VALUES
 
 __all__ = ["BAD_SPECS", "BadSpec"]
@@ -32,6 +33,9 @@ BAD_SPECS: list[BadSpec] = [
     *SCRIPT_FILES,
     *SWEEP_FORMS,
     *SWEEP_TRIALS,
+    *SEPARATE_TRIALS,
+    *RANDOM_SWEEPS,
+    *WAYS_TO_RUN,
     *ENGINES,
     *DEEPSPEED,
     *ACCELERATE,

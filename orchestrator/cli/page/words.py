@@ -13,7 +13,7 @@ from orchestrator.cli.page.record import Record, Training
 from orchestrator.cli.result import NUM_LOG_LINES, log_that_explains, mlflow_fields, wall_time_s
 from orchestrator.cli.tail import last_lines
 from orchestrator.cli.workers import slowest_worker
-from orchestrator.core.run_directory import TERMINAL_PHASES
+from orchestrator.core.run_directory import PRUNED, TERMINAL_PHASES
 
 MAX_DECISIONS = 20
 """Changes of the batch that are listed, the newest."""
@@ -109,7 +109,7 @@ def trials_table(record: Record) -> Table:
         (
             str(row.trial),
             *(value if isinstance(value, str) else json.dumps(value) for value in row.assignment.values()),
-            row.phase,
+            PRUNED if row.reason == PRUNED else row.phase,
             f"{row.step:,}",
             "" if row.loss is None else figure(row.loss),
             *(figure(row.evaluation[name]) if name in row.evaluation else "" for name in metrics),
@@ -123,7 +123,7 @@ def _attempts(record: Record) -> Table:
     now_s = record.read_at_s
     rows = [
         (
-            str(attempt.number),
+            str(attempt.number) if attempt.trial is None else f"trial {attempt.trial}, {attempt.number}",
             datetime.fromtimestamp(attempt.placed_at, UTC).strftime("%Y-%m-%d %H:%M:%S"),
             duration(attempt.seconds(now_s)),
             str(attempt.workers),
