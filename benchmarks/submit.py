@@ -25,21 +25,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.local.nodes import Cluster
+from orchestrator.launch.local_nodes import LocalCluster
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 WORKERS = 2
 STEPS = 20
-Run = Callable[[Cluster, Path], float]
+Run = Callable[[LocalCluster, Path], float]
 """Submits one job that leaves its files in a folder; returns the seconds."""
 
 
-def run_ours(cluster: Cluster, folder: Path) -> float:
+def run_ours(cluster: LocalCluster, folder: Path) -> float:
     """The first line of metrics is written when the second step ends."""
     overrides = ["train.eval_every=null", "checkpoint.every=null", "batch.micro_size=null", "schedule.warmup.steps=5"]
     overrides += [f"train.steps={STEPS}", f"resources.workers={WORKERS}", f"name={folder.name}"]
-    command = [BIN / "orchestrator", "submit", ROOT / "jobs/digits/demo.yaml", "--follow", "--address", cluster.address]
+    command = [
+        BIN / "orchestrator",
+        "submit",
+        ROOT / "jobs/digits/demo.yaml",
+        "--follow",
+        "--address",
+        cluster.record.address,
+    ]
     command += ["--storage", folder, *(item for override in overrides for item in ("--set", override))]
     started = _run(cluster, command)
     (metrics,) = folder.glob("*/metrics.jsonl")
@@ -47,13 +54,22 @@ def run_ours(cluster: Cluster, folder: Path) -> float:
     return second_step_at - started
 
 
-def run_peer(cluster: Cluster, folder: Path, *, with_mlflow: bool) -> float:
+def run_peer(cluster: LocalCluster, folder: Path, *, with_mlflow: bool) -> float:
     """A TorchTrainer script, whose folder is uploaded as ours is."""
     config: dict[str, Any] = {"steps": STEPS, "workers": WORKERS, "cluster": True, "args": {}}
     config["result"] = str(folder / "result.json")
     if with_mlflow:
         config["mlflow"] = f"sqlite:///{folder}/mlflow.db"
-    command = [BIN / "ray", "job", "submit", "--address", cluster.address, "--working-dir", ROOT / "jobs/digits", "--"]
+    command = [
+        BIN / "ray",
+        "job",
+        "submit",
+        "--address",
+        cluster.record.address,
+        "--working-dir",
+        ROOT / "jobs/digits",
+        "--",
+    ]
     script = [sys.executable, "-m", "benchmarks.peers.ray_train", json.dumps(config)]
     started = _run(cluster, [*command, "env", f"PYTHONPATH={ROOT}", *script])
     second_step_at: float = json.loads(Path(config["result"]).read_text(encoding="utf-8"))["second_step_at"]
@@ -68,9 +84,9 @@ CONTESTANTS: dict[str, Run] = {
 OURS = next(iter(CONTESTANTS))
 
 
-def _run(cluster: Cluster, command: list[Any]) -> float:
+def _run(cluster: LocalCluster, command: list[Any]) -> float:
     """Run to the end; returns when it was started."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": cluster.token}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **cluster.record.environment}
     started = time.time()
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -81,7 +97,7 @@ def _run(cluster: Cluster, command: list[Any]) -> float:
 def measure(repeats: int) -> dict[str, list[float]]:
     """Seconds of all contestants in turn, after one round that warms the cluster up."""
     seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-    with Cluster(num_nodes=0, cpus_per_node=0, head_cpus=WORKERS) as cluster:
+    with LocalCluster(num_nodes=0, cpus_per_node=0, head_cpus=WORKERS) as cluster:
         for repeat in range(repeats + 1):
             for name, run in CONTESTANTS.items():
                 with tempfile.TemporaryDirectory() as parent:

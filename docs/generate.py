@@ -17,7 +17,7 @@ from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.methods_table import Argument, MethodRow, arguments, methods
 from orchestrator.spec.schema import job_schema
-from orchestrator.spec.seams import seams, sections_in
+from orchestrator.spec.seams import items_in, seams, sections_in
 from orchestrator.spec.section import Method, Section
 
 TARGET = Path(__file__).with_name("spec.md")
@@ -60,6 +60,8 @@ def render() -> str:
             parts += _seam(name, field.description)
         elif sections:
             parts += _section(name, sections[0])
+            if name == "trials":
+                parts += _inner_sections(name, sections[0])
         elif name == "then":
             parts += _phase(name)
     parts += _configuration("deepspeed", DEEPSPEED_KEYS)
@@ -86,6 +88,17 @@ def _section(path: str, section: type[Section]) -> Iterator[str]:
     for name, field in section.model_fields.items():
         if f"{path}.{name}" in seams():
             yield from _seam(f"{path}.{name}", field.description)
+        for item in items_in(field.annotation):
+            if not issubclass(item, Method):
+                yield from _section(f"{path}.{name}[]", item)
+
+
+def _inner_sections(path: str, section: type[Section]) -> Iterator[str]:
+    """The sections in a section, and those in them."""
+    for name, field in section.model_fields.items():
+        for inner in sections_in(field.annotation):
+            yield from _section(f"{path}.{name}", inner)
+            yield from _inner_sections(f"{path}.{name}", inner)
 
 
 def _phase(path: str) -> Iterator[str]:

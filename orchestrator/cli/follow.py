@@ -15,6 +15,8 @@ from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
 RATE_WINDOW = 20
 """Number of logged steps whose median rate predicts the time left."""
 EVALUATION_PREFIX = "eval/"
+ENDS = frozenset({"diverged", *TERMINAL_PHASES})
+"""Events of a trial that has ended while others of its job go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Progress:
     left_s: float | None = None
     """Predicted seconds to the end; None where the rate or the length is not known yet."""
     num_trials: int = 0
-    """Trials of a sweep, of which this is the slowest; 0 without a sweep."""
+    """Trials of a sweep that go on, of which this is the slowest; 0 without a sweep."""
 
     @property
     def share(self) -> float:
@@ -174,9 +176,10 @@ class Follower:
             warnings = (notice for notice in feed.notices if notice.level != "info")
             updates += [replace(notice, text=f"trial {number}: {notice.text}") for notice in warnings]
             updates += [replace(evaluation, trial=number) for evaluation in feed.evaluations]
-        progress = slowest(feed.progress for feed in self._feeds if feed.progress and not feed.has_failed)
-        if has_moved and progress:
-            updates.append(replace(progress, num_trials=len(self._feeds)))
+        going = [feed.progress for feed in self._feeds if feed.progress and not feed.has_ended]
+        if has_moved and (progress := slowest(going)):
+            num_trials = len(going) if "concurrent" in self.state else len(self._feeds)
+            updates.append(replace(progress, num_trials=num_trials))
         return updates
 
 
@@ -194,7 +197,7 @@ class _Feed:
         """Of the last look."""
         self.progress: Progress | None = None
         """The newest step; None before the first."""
-        self.has_failed = False
+        self.has_ended = False
         """Of a trial: whether it has ended while others of its job went on."""
 
     def look(self) -> bool:
@@ -202,7 +205,7 @@ class _Feed:
         events, lines = parsed(self._events.lines()), parsed(self._metrics.lines())
         for event in events:
             self._length = length_of(event) or self._length
-            self.has_failed = event["event"] == "diverged" or (self.has_failed and length_of(event) is None)
+            self.has_ended = event["event"] in ENDS or (self.has_ended and length_of(event) is None)
         self.notices = [notice for notice in map(notice_of, events) if notice]
         evaluations = ((line["step"], evaluation_of(line)) for line in lines)
         self.evaluations = [Evaluation(step, metrics) for step, metrics in evaluations if metrics]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.cli.figures import counted, duration, figure
-from orchestrator.cli.follow import RATE_WINDOW, Length, Progress, length_of, parsed, slowest, time_left_s
+from orchestrator.cli.follow import ENDS, RATE_WINDOW, Length, Progress, length_of, parsed, slowest, time_left_s
 from orchestrator.cli.output import aligned, phase_text
 from orchestrator.cli.report import place_text
+from orchestrator.cli.result import workers_text
 from orchestrator.cli.tail import Tail, last_lines
 from orchestrator.cli.watch import RECONCILE_S
 from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
@@ -37,8 +38,10 @@ class Row:
     step_s: Sequence[float]
     """Seconds of the newest logged steps, oldest first; of a sweep, those of its slowest trial."""
     num_trials: int
-    """Of a sweep, whose slowest trial is shown; 0 without one."""
+    """Of a sweep, whose slowest trial is shown: those that share workers, or go on; 0 without one."""
     message: str
+    workers: str | None = None
+    """Of an elastic job, how many it has of those that it may have."""
 
 
 class WatchedJob:
@@ -66,16 +69,19 @@ class WatchedJob:
             self._state = self.run.read_state()
         for training in self._trainings:
             training.look()
-        going = [one for one in self._trainings if one.progress and not one.has_failed]
+        going = [one for one in self._trainings if one.progress and not one.has_ended]
         progress = slowest(one.progress for one in going or self._trainings if one.progress)
+        is_apart = "concurrent" in self._state
         shown = next((one for one in self._trainings if progress is not None and one.progress is progress), None)
         return Row(
             name=self.run.name,
             phase=str(self._state.get("phase", "")),
-            progress=progress,
+            # How long trials take that have not begun, nobody knows.
+            progress=replace(progress, left_s=None) if progress and is_apart else progress,
             step_s=shown.step_s if shown else (),
-            num_trials=len(self.run.trials),
+            num_trials=len(going) if is_apart else len(self.run.trials),
             message=str(self._state.get("message") or "").partition("\n")[0],
+            workers=workers_text(self._state),
         )
 
 
@@ -88,12 +94,12 @@ class _Training:
         self._length = Length()
         self.progress: Progress | None = None
         self.step_s: list[float] = []
-        self.has_failed = False
+        self.has_ended = False
 
     def look(self) -> None:
         for event in parsed(self._events.lines()):
             self._length = length_of(event) or self._length
-            self.has_failed = event["event"] == "diverged" or (self.has_failed and length_of(event) is None)
+            self.has_ended = event["event"] in ENDS or (self.has_ended and length_of(event) is None)
         recent = [line for line in parsed(last_lines(self._directory.metrics_file, NUM_TIMES)) if "step" in line]
         if recent:
             self.progress = Progress(recent[-1], self._length, time_left_s(recent[-RATE_WINDOW:], self._length))
@@ -117,6 +123,8 @@ def _cells(row: Row, has_blocks: bool) -> tuple[str, ...]:
     place = place_text(progress).removeprefix("step ") if progress else ""
     if progress and row.num_trials:
         place += f", slowest of {counted(row.num_trials, 'trial')}"
+    if row.workers:
+        place = ", ".join(filter(None, (place, f"{row.workers} workers")))
     newest = f"{figure(row.step_s[-1])} s" if row.step_s else ""
     # A job that trains shows its pace, any other what it waits for or how it ended.
     last = sparkline(row.step_s, has_blocks=has_blocks) if is_running and row.step_s else row.message[:MAX_MESSAGE]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -23,13 +24,13 @@ from orchestrator.cli.follow import (
 from orchestrator.cli.options import JobName, Json, Storage, open_job
 from orchestrator.cli.output import aligned, emit, emit_fields, emit_json, phase_text, tell
 from orchestrator.cli.report import place_text
-from orchestrator.cli.result import mlflow_fields, wall_time_s
+from orchestrator.cli.result import mlflow_fields, wall_time_s, workers_text
 from orchestrator.cli.tail import last_lines
 from orchestrator.cli.trials import rows_as_json as trials_as_json
 from orchestrator.cli.trials import trial_rows, trial_table
 from orchestrator.cli.workers import rows_as_json, table, worker_rows
 from orchestrator.core.errors import SUCCESS, TIMED_OUT
-from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory, read_json_lines
+from orchestrator.core.run_directory import PRUNED, TERMINAL_PHASES, RunDirectory, read_json_lines
 
 
 def list_jobs(storage: Storage = None, as_json: Json = False) -> None:
@@ -104,14 +105,21 @@ def progress_of(run: RunDirectory) -> Progress | None:
     Of a sweep, those of the trial that has most to do.
     """
     if trials := run.trials:
-        going = [trial for trial in trials if trial.read_state()["phase"] != "failed"]
-        return slowest(trial for trial in map(progress_of, going or trials) if trial is not None)
+        going = [trial for trial in trials if _goes_on(trial.read_state())]
+        found = slowest(trial for trial in map(progress_of, going or trials) if trial is not None)
+        # How long trials take that have not begun, nobody knows.
+        return replace(found, left_s=None) if found and "concurrent" in run.read_state() else found
     recent = parsed(last_lines(run.metrics_file, RATE_WINDOW))
     if not recent:
         return None
     lengths = [length for event in read_json_lines(run.events_file) if (length := length_of(event))]
     length = lengths[-1] if lengths else Length()
     return Progress(recent[-1], length, time_left_s(recent, length))
+
+
+def _goes_on(trial: Mapping[str, Any]) -> bool:
+    """Whether a trial is not left behind by the others of its sweep."""
+    return trial["phase"] != "failed" and trial.get("reason") != PRUNED
 
 
 def summary(run: RunDirectory, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,6 +157,7 @@ def _status_fields(run: RunDirectory, state: Mapping[str, Any]) -> dict[str, Any
         "reason": state.get("reason"),
         "message": state.get("message"),
         "attempts": state.get("attempts") or 0,
+        "workers": workers_text(state),
         "progress": place_text(progress) if progress else None,
         "loss": figure(metrics["loss"]) if "loss" in metrics else None,
         **{key: figure(value) for key, value in last_evaluation(run).items()},

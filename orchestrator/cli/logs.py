@@ -14,7 +14,7 @@ from orchestrator.cli.output import emit, tell
 from orchestrator.cli.tail import Tail
 from orchestrator.cli.watch import Watch
 from orchestrator.core.errors import UsageError
-from orchestrator.core.run_directory import RunDirectory
+from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
 
 POLL_S = 0.2
 
@@ -26,6 +26,9 @@ def logs(
     attempt: Annotated[
         int | None, typer.Option(min=1, help="Which life of the job. [default: the last]", show_default=False)
     ] = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Of a sweep, the trial whose workers wrote it.", show_default=False)
+    ] = None,
     driver: Annotated[bool, typer.Option("--driver", help="The log of the driver instead of the ranks.")] = False,
     storage: Storage = None,
 ) -> None:
@@ -33,15 +36,16 @@ def logs(
 
     Lines start with `[rank k]` where there are several ranks.
     """
-    run = open_job(job, storage)
+    whole = open_job(job, storage)
+    run = whole if trial is None else _trial(whole, trial)
     if driver and (rank is not None or attempt is not None):
         raise UsageError("--driver: the driver has one log; give it without --rank and --attempt.")
     if driver:
         _emit_driver_log(run, follow=follow)
         return
-    reader, watch = LogReader(run, rank=rank, attempt=attempt), Watch(run)
+    reader, watch = LogReader(run, rank=rank, attempt=attempt), Watch(whole)
     while True:
-        is_finished = not follow or watch.has_ended()
+        is_finished = not follow or watch.has_ended() or run.read_state()["phase"] in TERMINAL_PHASES
         for line in reader.new_lines(with_unfinished=is_finished):
             if not emit(line):
                 return
@@ -49,7 +53,23 @@ def logs(
             break
         time.sleep(POLL_S)
     if not reader.found_any:
-        tell(_nothing_found(run, rank, attempt))
+        tell(_nothing_found(run, rank, attempt, job if trial is None else f"{job} --trial {trial}"))
+
+
+def _trial(run: RunDirectory, number: int) -> RunDirectory:
+    """One trial of a sweep.
+
+    Raises:
+        UsageError: where there is none of this number, or its workers are those of all trials.
+    """
+    count = len(run.trials)
+    if not count:
+        raise UsageError(f"--trial: {run.name} is no sweep.")
+    if number >= count:
+        raise UsageError(f"--trial: {run.name} has no trial {number}; there are 0 to {count - 1}.")
+    if "concurrent" not in run.read_state():
+        raise UsageError(f"--trial: the trials of {run.name} share their workers; leave --trial out.")
+    return run.trial(number)
 
 
 def _emit_driver_log(run: RunDirectory, *, follow: bool) -> None:
@@ -112,14 +132,16 @@ class LogReader:
         ]
 
 
-def _nothing_found(run: RunDirectory, rank: int | None, attempt: int | None) -> str:
+def _nothing_found(run: RunDirectory, rank: int | None, attempt: int | None, name: str) -> str:
     attempts = attempts_with_logs(run)
     if not attempts:
-        hint = f"`orchestrator logs --driver {run.name}` shows the driver's"
-        return f"no rank of {run.name} has a log; it is {run.read_state()['phase']}. {hint}."
+        hint = f"`orchestrator logs --driver {name}` shows the driver's"
+        if "concurrent" in run.read_state():
+            hint = f"`orchestrator logs {name} --trial 0` shows those of its first trial"
+        return f"no rank of {name} has a log; it is {run.read_state()['phase']}. {hint}."
     if attempt is not None and attempt not in attempts:
-        return f"{run.name} has no attempt {attempt}; there are {', '.join(map(str, attempts))}."
+        return f"{name} has no attempt {attempt}; there are {', '.join(map(str, attempts))}."
     ranks = rank_logs(run, attempt or attempts[-1])
     if rank is not None and ranks:
-        return f"{run.name} has no log of rank {rank}; there are {', '.join(map(str, ranks))}."
-    return f"no rank of attempt {attempt or attempts[-1]} has written a log; `orchestrator logs --driver {run.name}`?"
+        return f"{name} has no log of rank {rank}; there are {', '.join(map(str, ranks))}."
+    return f"no rank of attempt {attempt or attempts[-1]} has written a log; `orchestrator logs --driver {name}`?"

@@ -14,6 +14,8 @@ import typer
 from orchestrator import __version__
 from orchestrator.cli import (
     advise,
+    cluster,
+    compare,
     critical_batch,
     diagnosis,
     export,
@@ -24,6 +26,8 @@ from orchestrator.cli import (
     methods,
     planning,
     queue,
+    recover,
+    remote,
     simulate,
     simulate_delay,
     specs,
@@ -56,6 +60,7 @@ for command in (
     start.run,
     start.submit,
     start.resume,
+    recover.recover,
     jobs.list_jobs,
     jobs.status,
     watching.watch,
@@ -63,6 +68,7 @@ for command in (
     logs.logs,
     jobs.stop,
     report,
+    compare.compare,
     export.export,
     fetch.fetch,
     fit_curve.fit_curve,
@@ -73,8 +79,11 @@ for command in (
     diagnosis.doctor,
 ):
     app.command(name="list" if command is jobs.list_jobs else None)(command)
+# What comes after the other command's name is that command's.
+app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})(remote.remote)
 simulate.app.command()(simulate_delay.delay)
 app.add_typer(simulate.app, name="simulate")
+app.add_typer(cluster.app, name="cluster")
 
 
 def _show_version(asked: bool) -> None:

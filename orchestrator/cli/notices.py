@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator.cli.figures import counted
+from orchestrator.core.run_directory import PRUNED
 
 Event = Mapping[str, Any]
 
@@ -50,6 +51,11 @@ def _phase(event: Event) -> Notice:
     return Notice(f"phase {event['phase']} of {event['phases']} starts at step {event['step']:,}: {batch} per step")
 
 
+def _resized(event: Event) -> Notice:
+    workers = counted(event["to"], "worker")
+    return Notice(f"goes on with {workers} in place of {event['from']}: {event['why']}")
+
+
 def _queued(event: Event) -> Notice | None:
     if "position" not in event:
         return None  # by the command that hands a job over
@@ -77,11 +83,19 @@ def _straggler_over(event: Event) -> Notice:
     return Notice(f"rank {event['worker']} on {event['node']} keeps up again after {steps}")
 
 
+def _trial_ended(event: Event) -> Notice:
+    ending = PRUNED if event["reason"] == PRUNED else event["phase"]
+    message = f": {event['message']}" if event["message"] else ""
+    level: Literal["info", "warning"] = "warning" if event["phase"] == "failed" else "info"
+    return Notice(f"trial {event['trial']} {ending}{message}", level)
+
+
 WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "connected": _connected,
     "queued": _queued,
     "granted": _granted,
     "preempted": lambda event: Notice(f"makes room for {event['by']} after step {event['step']:,}", "warning"),
+    "resized": _resized,
     "waiting": lambda event: Notice(f"waiting: {event['reason']}"),
     "placed": _placed,
     "started": _started,
@@ -98,6 +112,8 @@ WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "restarting": lambda event: Notice(f"{event['message']}; restarting ({event['budget']})", "warning"),
     "gave_up": lambda event: Notice(f"not restarted ({event['budget']})", "warning"),
     "stop_requested": lambda _: Notice("somebody asked for a stop"),
+    "trial_started": lambda event: Notice(f"trial {event['trial']} starts: {event['sets']}"),
+    "trial_ended": _trial_ended,
     "tracking_outage": lambda event: Notice(f"metrics wait in the run directory: {event['message']}", "warning"),
     "tracking_restored": lambda _: Notice("MLflow answers again, the metrics that waited are sent"),
     "tracking_out_of_reach": lambda event: Notice(event["message"], "warning"),

@@ -59,9 +59,14 @@ def phase_text(phase: str) -> str:
     return paint(phase, PHASE_COLORS.get(phase))
 
 
+def plain(text: str) -> str:
+    """The text without its colors."""
+    return _COLOR_CODE.sub("", text)
+
+
 def aligned(rows: Iterable[Sequence[str]], *, gap: str = "  ") -> list[str]:
     """Lines whose columns line up, colored cells too. Never cuts a value, so the last column may be of any length."""
-    cells = [[(cell, len(_COLOR_CODE.sub("", cell))) for cell in row] for row in rows]
+    cells = [[(cell, len(plain(cell))) for cell in row] for row in rows]
     widths = [max(width for _, width in column) for column in zip(*cells, strict=True)]
     return [
         gap.join(cell + " " * (width - own) for (cell, own), width in zip(row, widths, strict=True)).rstrip()

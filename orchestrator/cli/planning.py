@@ -82,8 +82,16 @@ def _fields(made: Plan) -> dict[str, Any]:
 def _training(made: Plan) -> dict[str, str]:
     if made.script is not None:
         return {"script": f"{made.script}, on every worker", "batch, length and memory": "decided by the script"}
-    sweep = {"sweep": f"{counted(len(made.trials), 'trial')} that share the workers"} if made.trials else {}
-    return {**sweep, "length": _length(made), "memory": _memory(made)}
+    return {**_sweep(made), "length": _length(made), "memory": _memory(made)}
+
+
+def _sweep(made: Plan) -> dict[str, str]:
+    if not made.trials:
+        return {}
+    how = "that share the workers"
+    if made.concurrent is not None:
+        how = f"with workers of their own, {made.concurrent} at a time"
+    return {"sweep": f"{counted(len(made.trials), 'trial')} {how}"}
 
 
 def _length(made: Plan) -> str:
@@ -102,13 +110,18 @@ def _counts(steps: int | None, samples: int | None) -> str:
 
 def _placement(made: Plan) -> str:
     each = f"{counted(made.cpus_per_worker, 'CPU')} and {counted(made.gpus_per_worker, 'GPU')}"
-    workers = f"{counted(made.workers, 'worker')} with {each} each, {made.placement}"
+    number = counted(made.workers, "worker") if made.workers == made.max_workers else _elastic(made)
+    workers = f"{number} with {each} each, {made.placement}"
     served = made.served
     if served is None:
         return workers
     shards = f"{counted(served.shards, 'shard')} with {counted(served.cpus_per_shard, 'CPU')} each"
     times = f"{served.load * made.workers:.3g} times its share"
     return f"{workers}; {shards}. A worker computes up to {served.load:.3g} of a batch per step, {times}"
+
+
+def _elastic(made: Plan) -> str:
+    return f"{made.workers:,} to {made.max_workers:,} workers, as many as there is room for,"
 
 
 def _memory(made: Plan) -> str:
@@ -122,7 +135,7 @@ def _memory(made: Plan) -> str:
         f"{memory.num_parameters:,} parameters",
         _parts(memory.peak),
     ]
-    if made.trials:
+    if made.trials and made.concurrent is None:
         lines.append(f"with the weights and gradients of {counted(len(made.trials), 'model')} like trial 0's")
     if memory.checkpoint_copy:
         lines.append(f"{size(memory.checkpoint_copy)} of host memory for asynchronous checkpoints")

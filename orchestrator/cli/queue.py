@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.cli.figures import duration
 from orchestrator.cli.options import Json, Storage
 from orchestrator.cli.output import aligned, emit, emit_json, phase_text, tell
-from orchestrator.core.run_directory import TERMINAL_PHASES
+from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
 
 
 def queue(storage: Storage = None, as_json: Json = False) -> None:
@@ -24,7 +24,7 @@ def queue(storage: Storage = None, as_json: Json = False) -> None:
 
     folder = resolve_storage(storage, None, os.environ)
     quotas = read_quotas(folder)
-    states = [(run.name, reconcile(run)) for run in JobStore(folder).jobs()]
+    states = [entry for run in JobStore(folder).jobs() for entry in _with_trials(run, reconcile(run))]
     jobs = [_job(name, state) for name, state in states if state["phase"] not in TERMINAL_PHASES and "queue" in state]
     jobs.sort(key=lambda job: (job["position"] is None, job["position"], job["name"]))
     if as_json:
@@ -39,6 +39,13 @@ def queue(storage: Storage = None, as_json: Json = False) -> None:
         emit(line)
 
 
+def _with_trials(run: RunDirectory, state: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """A job, or of a sweep that goes on the trials that have entries of their own in the queue."""
+    if "concurrent" not in state or state["phase"] in TERMINAL_PHASES:
+        return [(run.name, state)]
+    return [(f"{run.name}-{trial.name}", trial.read_state()) for trial in run.trials]
+
+
 def _job(name: str, state: dict[str, Any]) -> dict[str, Any]:
     entry = state["queue"]
     return {
@@ -48,6 +55,7 @@ def _job(name: str, state: dict[str, Any]) -> dict[str, Any]:
         "priority": entry["priority"],
         "owner": entry["owner"],
         "workers": entry["workers"],
+        **({"max_workers": entry["max_workers"]} if "max_workers" in entry else {}),
         "gpus": entry["gpus"],
         "cpus": entry["cpus"],
         "submitted_at": state["created_at"],
@@ -59,13 +67,14 @@ def _row(job: dict[str, Any]) -> tuple[str, ...]:
     # 0 is a job with a place; a job that has not been answered yet has no position.
     position = f"{job['position'] or ''}"
     gpus = f"{job['gpus']:g} GPUs, " if job["gpus"] else ""
+    elastic = f", {job['workers']} of up to {job['max_workers']} workers" if "max_workers" in job else ""
     return (
         position,
         job["name"],
         phase_text(job["phase"]),
         str(job["priority"]),
         job["owner"] or "",
-        f"{gpus}{job['cpus']:g} CPUs",
+        f"{gpus}{job['cpus']:g} CPUs{elastic}",
         duration(time.time() - job["submitted_at"]),
         job["reason"] or "",
     )

@@ -55,7 +55,8 @@ def progress_text(progress: Progress) -> str:
     metrics = progress.metrics
     if progress.num_trials:
         left = [] if progress.left_s is None else [f"{duration(progress.left_s)} left"]
-        return "  ".join([f"{counted(progress.num_trials, 'trial')}, the slowest at {place_text(progress)}", *left])
+        who = "1 trial" if progress.num_trials == 1 else f"{counted(progress.num_trials, 'trial')}, the slowest"
+        return "  ".join([f"{who} at {place_text(progress)}", *left])
     texts = [place_text(progress), *(f"{key} {figure(metrics[key])}" for key in ("loss", "lr") if key in metrics)]
     if "samples_per_s" in metrics:
         texts.append(f"{figure(round(metrics['samples_per_s']))} samples/s")

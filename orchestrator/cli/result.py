@@ -11,7 +11,7 @@ from orchestrator.cli.figures import duration, figure
 from orchestrator.cli.follow import last_evaluation
 from orchestrator.cli.output import emit, emit_fields, paint, phase_text, tell
 from orchestrator.cli.tail import last_lines
-from orchestrator.cli.trials import trial_rows, trial_table
+from orchestrator.cli.trials import best_trial, trial_rows, trial_table
 from orchestrator.cli.workers import slowest_worker
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS
 from orchestrator.core.run_directory import RunDirectory, last_json_line, read_json_lines
@@ -36,6 +36,12 @@ def wall_time_s(state: Mapping[str, Any], now_s: float | None = None) -> float |
     if state.get("started_at") is None or end is None:
         return None
     return max(0.0, float(end) - float(state["started_at"]))
+
+
+def workers_text(state: Mapping[str, Any]) -> str | None:
+    """How many workers an elastic job has of those that it may have; None of all other jobs."""
+    limits = state.get("worker_range")
+    return f"{state['num_workers']} of {limits['min']} to {limits['max']}" if limits else None
 
 
 def mlflow_command(uri: str) -> str:
@@ -97,6 +103,8 @@ def emit_result(run: RunDirectory) -> None:
     emit_fields(result_fields(run, state))
     if rows := trial_rows(run):
         emit("\n" + "\n".join(trial_table(rows)))
+        if (best := best_trial(run, rows)) is not None:
+            emit(f"best: {best}")
     if state["phase"] == "failed":
         _tell_failure(run, state)
     elif state["phase"] == "stopped":
@@ -108,7 +116,8 @@ def emit_result(run: RunDirectory) -> None:
 def _tell_failure(run: RunDirectory, state: Mapping[str, Any]) -> None:
     import sys
 
-    log = log_that_explains(run, state)
+    failed = [trial for trial in run.trials if trial.read_state()["phase"] == "failed"] if "concurrent" in state else []
+    log = log_that_explains(failed[0], failed[0].read_state()) if failed else log_that_explains(run, state)
     if log is not None:
         tell(f"\nthe last lines of {log}:")
         tell("\n".join(f"    {line}" for line in last_lines(log, NUM_LOG_LINES)))

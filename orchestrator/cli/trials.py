@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 from orchestrator.cli.figures import figure
 from orchestrator.cli.follow import last_evaluation
-from orchestrator.cli.output import aligned, phase_text
-from orchestrator.core.run_directory import RunDirectory, last_json_line
+from orchestrator.cli.output import aligned, paint, phase_text
+from orchestrator.core.run_directory import PRUNED, RunDirectory, last_json_line
 from orchestrator.spec.problems import shown
 
 Assignment = Mapping[str, Any]
@@ -32,6 +33,8 @@ class TrialRow:
     model: Path | None
     """Its final weights; None before it has succeeded."""
     mlflow_run_id: str | None
+    reason: str | None
+    """Why it ended, where it did not succeed and that is known."""
 
 
 def trial_rows(run: RunDirectory) -> list[TrialRow]:
@@ -57,6 +60,7 @@ def _row(number: int, directory: RunDirectory, assignment: Assignment) -> TrialR
         evaluation=last_evaluation(directory),
         model=directory.model_file if directory.model_file.exists() else None,
         mlflow_run_id=state["mlflow_run_id"],
+        reason=state.get("reason"),
     )
 
 
@@ -72,7 +76,7 @@ def trial_table(rows: Sequence[TrialRow]) -> list[str]:
     cells = [
         (
             *_assigned(row.trial, row.assignment),
-            phase_text(row.phase),
+            _ending(row),
             f"{row.step:,}",
             "" if row.loss is None else figure(row.loss),
             *(figure(row.evaluation[name]) if name in row.evaluation else "" for name in metrics),
@@ -83,10 +87,38 @@ def trial_table(rows: Sequence[TrialRow]) -> list[str]:
     return aligned([header, *cells])
 
 
+def best_trial(run: RunDirectory, rows: Sequence[TrialRow]) -> str | None:
+    """The finished trial with the best last value, in words; None where there is none to compare.
+
+    Of what early stopping compares, else of eval/loss, else of the loss.
+    """
+    from orchestrator.spec.load import load_recipe_job
+
+    rule = load_recipe_job(run.resolved_spec).trials.early_stopping
+    has_evaluated_loss = any("eval/loss" in row.evaluation for row in rows)
+    metric = rule.metric if rule else "eval/loss" if has_evaluated_loss else "loss"
+    values = {row.trial: _number({"loss": row.loss, **row.evaluation}.get(metric)) for row in rows}
+    finished = [row for row in rows if row.phase == "succeeded" and math.isfinite(values[row.trial])]
+    if not finished:
+        return None
+    sign = -1.0 if rule and rule.mode == "max" else 1.0
+    best = min(finished, key=lambda row: sign * values[row.trial])
+    sets = ", ".join(f"{path} = {shown(value)}" for path, value in best.assignment.items())
+    return f"trial {best.trial} ({sets}): {metric} {figure(values[best.trial])}"
+
+
 def assignment_table(assignments: Sequence[Assignment]) -> list[str]:
     """Lines for a person: what each trial sets."""
     header = ("TRIAL", *assignments[0])
     return aligned([header, *(_assigned(number, assignment) for number, assignment in enumerate(assignments))])
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _ending(row: TrialRow) -> str:
+    return paint(PRUNED, "yellow") if row.reason == PRUNED else phase_text(row.phase)
 
 
 def _assigned(number: int, assignment: Assignment) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The variables that a spec gives to its workers: read at submission and again by the job's driver. No torch."""
+"""The variables that a job takes along: read at submission and again by its driver. No torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from orchestrator.core.errors import UsageError
 from orchestrator.spec.job import AnyJobSpec
+
+SUBMISSION_VARIABLE = "ORCHESTRATOR_SUBMISSION"
+"""Tells a driver on a cluster which submission of its job it belongs to."""
 
 
 def missing_values(spec: AnyJobSpec, environ: Mapping[str, str]) -> list[str]:

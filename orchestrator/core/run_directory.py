@@ -20,6 +20,9 @@ from typing import Any
 
 TERMINAL_PHASES = frozenset({"succeeded", "failed", "stopped"})
 PHASES = ("queued", "preparing", "placing", "running", "succeeded", "failed", "stopped")
+PRUNED = "pruned"
+"""Reason of a trial that was stopped because others are ahead: it stays so when its sweep goes on."""
+TRIALS_FOLDER = "trials"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -71,6 +74,13 @@ class RunDirectory:
     def name(self) -> str:
         """The job's name."""
         return self.root.name
+
+    @property
+    def storage(self) -> Path:
+        """The folder of all run directories, for a trial too."""
+        job = self.root.parent.parent
+        is_trial = self.root.parent.name == TRIALS_FOLDER and (job / "state.json").is_file()
+        return job.parent if is_trial else self.root.parent
 
     @property
     def submitted_spec(self) -> Path:
@@ -147,6 +157,16 @@ class RunDirectory:
         """Exists while the job is to stop at the next step because a more urgent one needs its place."""
         return (self._job or self).root / "preempt_requested"
 
+    def ask_to_stop(self, reason: str, message: str) -> None:
+        """Ask the job to stop at the next step for another reason than that a person wants it to."""
+        write_atomically(self.stop_file, json.dumps({"reason": reason, "message": message}))
+
+    def stop_request(self) -> dict[str, str]:
+        """Why the job is asked to stop, as ``reason`` and ``message``; empty where a person asks, or nobody."""
+        text = self.stop_file.read_text(encoding="utf-8") if self.stop_file.exists() else ""
+        request: dict[str, str] = json.loads(text) if text else {}
+        return request
+
     def should_stop(self) -> bool:
         """Whether the ranks are to stop at the next step, for whatever reason."""
         return self.stop_file.exists() or self.preempt_file.exists()
@@ -159,13 +179,13 @@ class RunDirectory:
     @property
     def trials(self) -> list[RunDirectory]:
         """The trials of a sweep in their order; empty for every other job."""
-        folder = self.root / "trials"
+        folder = self.root / TRIALS_FOLDER
         numbers = (int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else ()
         return [self.trial(number) for number in sorted(numbers)]
 
     def trial(self, number: int) -> RunDirectory:
         """The run directory of one trial of a sweep, from 0, whether it exists or not."""
-        return RunDirectory(self.root / "trials" / str(number), job=self)
+        return RunDirectory(self.root / TRIALS_FOLDER / str(number), job=self)
 
     def rank_log(self, attempt: int, rank: int) -> Path:
         """Output of one rank in one attempt."""

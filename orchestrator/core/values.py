@@ -157,6 +157,10 @@ class Failure:
     """The rank that failed first, where known."""
     details: str = ""
     """The whole traceback, for the log file."""
+    exit_code: int | None = None
+    """Of a script that ended by itself or by a signal n, which is 128 + n; None for everything else."""
+    told_by: str = ""
+    """The retry class of the spec that has named the cause; empty where none has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.core.run_directory import TERMINAL_PHASES
 from orchestrator.launch.lost import LOST
 
-ENDINGS = {"restarting", "gave_up", *TERMINAL_PHASES}
+ENDINGS = {"restarting", "gave_up", "resized", *TERMINAL_PHASES}
 """Events that the driver itself ends an attempt with."""
 SILENT_ENDINGS = {LOST, "queued", "placed"}
 """Events that tell of an attempt's end long after it: its driver could say nothing any more."""
@@ -32,6 +32,8 @@ class Attempt:
     ending: str = "goes on"
     """The cause of its end, or the phase that it ended in."""
     message: str | None = None
+    trial: int | None = None
+    """Of a sweep whose trials have workers of their own."""
 
     def seconds(self, now_s: float) -> float:
         """How long its workers were held, up to now where it goes on."""

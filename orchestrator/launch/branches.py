@@ -69,7 +69,8 @@ class Study:
         batch = loaded.spec.batch
         controller = f"{{name: noise_scale, statistic: {{every: 1}}, guards: {{max_size: {batch.global_size}}}}}"
         more = [f"batch.controller={controller}"]
-        if loaded.spec.resources.workers == 1 and (batch.planned_micro_size or batch.global_size) >= batch.global_size:
+        micro_size = batch.planned_micro_size or batch.global_size
+        if loaded.spec.resources.num_workers == 1 and micro_size >= batch.global_size:
             more.append(f"batch.micro_size={max(1, batch.global_size // 4)}")
         return self._load(more)
 
@@ -87,7 +88,7 @@ class Study:
     def workers_for(self, batch: int) -> int:
         """Workers that leave each the samples that it has in the job."""
         spec = self._job(self._load([]))
-        return max(1, round(batch * spec.resources.workers / spec.batch.global_size))
+        return max(1, round(batch * spec.resources.num_workers / spec.batch.global_size))
 
     def branch(self, branch: Branch) -> LoadedSpec:
         """A branch's spec.

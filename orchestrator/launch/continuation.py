@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "data.prefetch",
     "optimizer.implementation",
     "optimizer.log_layers_every",
+    "trials.concurrent",
 )
 """Dotted paths that a resumed job may change; everything under them too."""
 LAST_DRIVER_TIMEOUT_S = 120.0
@@ -42,7 +43,7 @@ POLL_INTERVAL_S = 0.2
 
 def differing_paths(first: AnyJobSpec, second: AnyJobSpec) -> list[str]:
     """Dotted paths of the fields in which two specs differ, in the order of the spec."""
-    one, other = (dict(_leaves("", spec.model_dump(mode="json"))) for spec in (first, second))
+    one, other = (dict(leaves("", spec.model_dump(mode="json"))) for spec in (first, second))
     paths = [path for path in {**one, **other} if one.get(path, _ABSENT) != other.get(path, _ABSENT)]
     if [*lists_of(first.sweep)[1]] != [*lists_of(second.sweep)[1]] and not any(p.startswith("sweep.") for p in paths):
         paths.append("sweep")  # the order of its paths decides which trial is which
@@ -138,10 +139,11 @@ def overridden(run_directory: RunDirectory, overrides: Sequence[str]) -> AnyJobS
 _ABSENT = object()
 
 
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+def leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every value of a spec that is no mapping itself, by its dotted path below ``path``."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _leaves(f"{path}.{key}" if path else str(key), item)
+            yield from leaves(f"{path}.{key}" if path else str(key), item)
     else:
         yield path, value
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
 from orchestrator.launch.backends import Vitals, backend_of
-from orchestrator.launch.lost import declare_lost
+from orchestrator.launch.lost import declare_lost, end_open_runs, has_open_runs
 from orchestrator.launch.processes import Liveness
 
 POLL_INTERVAL_S = 0.2
@@ -35,17 +35,22 @@ def reconcile(run_directory: RunDirectory) -> dict[str, Any]:
     """Close the record of a job that has not ended although its driver is provably gone.
 
     Such a job becomes ``failed`` (``stopped`` where Ray was asked to end it) with reason ``driver_lost``, and so does
-    its MLflow run. A job that lives, or may live, is never touched; one that has ended is only read.
+    its MLflow run. A job that lives, or may live, is never touched; one that has ended is only read, unless its MLflow
+    run still goes on because MLflow did not answer then.
 
     Returns:
         The state as it is afterwards.
     """
     state = run_directory.read_state()
     # What cannot be recorded is not decided either: somebody else's storage is only read.
-    if not state or state["phase"] in TERMINAL_PHASES or not os.access(run_directory.root, os.W_OK):
+    if not state or not os.access(run_directory.root, os.W_OK):
+        return state
+    if state["phase"] in TERMINAL_PHASES and not has_open_runs(state):
         return state
     with exclusive(run_directory):
         state = run_directory.read_state()
+        if state["phase"] in TERMINAL_PHASES:
+            return end_open_runs(run_directory, state) if has_open_runs(state) else state
         vitals = vitals_of(run_directory, state)
         if vitals.liveness is not Liveness.GONE:
             return state

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.errors import OrchestratorError, OutOfReachError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.environment import tracking_uri
 from orchestrator.launch.trials import close_trials
@@ -17,6 +17,10 @@ from orchestrator.tracking.uri import check_reachable
 
 LOST = "driver_lost"
 REACH_TIMEOUT_S = 5.0
+TRY_AGAIN_S = 300.0
+"""Between two attempts to end MLflow runs that were left open."""
+TRY_AGAIN_TIMEOUT_S = 1.0
+"""Commands that only look at jobs make these attempts; nobody waits long for them."""
 
 
 def silence_s(run_directory: RunDirectory) -> float:
@@ -28,7 +32,7 @@ def silence_s(run_directory: RunDirectory) -> float:
 def declare_lost(run_directory: RunDirectory, explanation: str, *, phase: str = "failed") -> dict[str, Any]:
     """Close the records of a job whose driver ended without doing so and of its trials, and their MLflow runs.
 
-    The caller knows that the driver is gone. An MLflow that does not answer changes nothing.
+    The caller knows that the driver is gone. An MLflow that does not answer changes nothing: the runs are ended later.
 
     Args:
         run_directory: The job.
@@ -41,23 +45,51 @@ def declare_lost(run_directory: RunDirectory, explanation: str, *, phase: str = 
     message = f"{explanation}; `orchestrator resume {run_directory.name}` continues."
     state = run_directory.update_state(phase=phase, reason=LOST, message=message, finished_at=time.time())
     run_directory.event(LOST, {"phase": phase, "message": message})
-    _close_tracking_runs(run_directory, state, [state, *close_trials(run_directory, phase, state["finished_at"])])
-    return state
+    states = [state, *close_trials(run_directory, phase, state["finished_at"])]
+    error = _end_runs(run_directory, state, states, REACH_TIMEOUT_S)
+    if error is None:
+        return state
+    run_directory.event("tracking_out_of_reach", {"message": str(error)})
+    return run_directory.update_state(mlflow_open_since=_now_if_out_of_reach(error))
 
 
-def _close_tracking_runs(
-    run_directory: RunDirectory, state: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
-) -> None:
+def has_open_runs(state: Mapping[str, Any]) -> bool:
+    """Whether MLflow did not answer when the job ended, and it is time to ask it again."""
+    since = state.get("mlflow_open_since")
+    return since is not None and time.time() - since > TRY_AGAIN_S
+
+
+def end_open_runs(run_directory: RunDirectory, state: Mapping[str, Any]) -> dict[str, Any]:
+    """End the MLflow runs of a job that has ended, and of its trials, which still say that they go on.
+
+    Returns:
+        The new state.
+    """
+    states = [state, *(trial.read_state() for trial in run_directory.trials)]
+    error = _end_runs(run_directory, state, states, TRY_AGAIN_TIMEOUT_S)
+    return run_directory.update_state(mlflow_open_since=_now_if_out_of_reach(error))
+
+
+def _now_if_out_of_reach(error: OrchestratorError | None) -> float | None:
+    """A run that was deleted, say, is not asked for again."""
+    return time.time() if isinstance(error, OutOfReachError) else None
+
+
+def _end_runs(
+    run_directory: RunDirectory, state: Mapping[str, Any], states: Sequence[Mapping[str, Any]], timeout_s: float
+) -> OrchestratorError | None:
+    """Give the runs the status of their job or trial; why that cannot be done now, or None."""
     with_run = [one for one in states if one.get("mlflow_run_id") is not None]
     if not with_run:
-        return
+        return None
     try:
         uri = recorded_tracking_uri(run_directory, state, os.environ)
-        check_reachable(uri, REACH_TIMEOUT_S)
+        check_reachable(uri, timeout_s)
         for one in with_run:
             finish_run(uri, one["mlflow_run_id"], one["phase"], one["finished_at"])
     except OrchestratorError as error:
-        run_directory.event("tracking_out_of_reach", {"message": str(error)})
+        return error
+    return None
 
 
 def recorded_tracking_uri(run_directory: RunDirectory, state: Mapping[str, Any], environ: Mapping[str, str]) -> str:
@@ -65,4 +97,4 @@ def recorded_tracking_uri(run_directory: RunDirectory, state: Mapping[str, Any],
     uri = state.get("tracking_uri")
     if uri and "***" not in uri:
         return str(uri)
-    return tracking_uri(load_resolved(run_directory.resolved_spec), run_directory.root.parent, environ)
+    return tracking_uri(load_resolved(run_directory.resolved_spec), run_directory.storage, environ)

@@ -23,7 +23,7 @@ class PhasePlan:
     global_batch_size: int
     """Samples per step."""
     division: StepDivision
-    """A step among the job's workers."""
+    """A step among the job's workers, the least of a range."""
     peak_lr: float
     """Learning rate after the scaling rule, before warmup and schedule."""
     betas: tuple[float, ...] | None
@@ -75,7 +75,7 @@ def _plan(phase: JobSpec) -> PhasePlan:
         total_samples=total_samples,
         epochs=phase.train.epochs,
         global_batch_size=size,
-        division=divide_step(size, phase.resources.workers, phase.batch.planned_micro_size),
+        division=divide_step(size, phase.resources.num_workers, phase.batch.planned_micro_size),
         peak_lr=optimizer.lr,
         betas=scaled.get("betas"),
         eps=scaled.get("eps"),

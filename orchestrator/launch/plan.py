@@ -15,12 +15,13 @@ from orchestrator.launch.package import Package, collect
 from orchestrator.launch.phases import PhasePlan, phase_plans, totals
 from orchestrator.launch.store import JobStore
 from orchestrator.spec.batch_arithmetic import StepDivision, divide_step
+from orchestrator.spec.elastic import worker_numbers
 from orchestrator.spec.job import JobSpec, Script, ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec, dump_resolved
 from orchestrator.spec.methods.asynchronous import Asynchronous
 from orchestrator.spec.methods.coded import Coded
 from orchestrator.spec.methods.served import Served
-from orchestrator.spec.sweep import sweep_of, trials_of
+from orchestrator.spec.sweep import has_separate_trials, sweep_of, trials_of
 from orchestrator.tracking.uri import redact
 
 LEAST_WORKERS_SHOWN = 8
@@ -32,7 +33,7 @@ class BatchRow(StepDivision):
     """How one step is divided among some number of workers. All sizes are samples."""
 
     is_chosen: bool
-    """Whether the spec asks for this number of workers."""
+    """Whether the job may have this number of workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,8 @@ class Plan:
     trials: tuple[Mapping[str, Any], ...]
     """What each trial of a sweep sets, by dotted path; empty without a sweep. Batch, phases and length are those of the
     first trial."""
+    concurrent: int | None
+    """Trials at the same time, each with workers of its own; None where they share the workers, and without a sweep."""
     batch: tuple[BatchRow, ...]
     """One row for each legal number of workers, up to twice the spec's and at least ``LEAST_WORKERS_SHOWN``; the first
     phase's."""
@@ -66,11 +69,14 @@ class Plan:
     total_samples: int | None
     """None where it depends on the size of the training data."""
     memory: MemoryPlan | None
-    """Of one worker in the first phase, with the models of all trials taken to be as large as the first one's; None
-    where the model could not be described."""
+    """Of one worker in the first phase, with the models of all trials that share it taken to be as large as the first
+    one's; None where the model could not be described."""
     memory_unknown: str | None
     """Why nothing is known of the memory."""
     workers: int
+    """Of a range the least."""
+    max_workers: int
+    """The same number, but of a range the most."""
     cpus_per_worker: float
     gpus_per_worker: int
     placement: str
@@ -98,14 +104,18 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
     package = collect(loaded.folder, storage)
     with_recipe = None if isinstance(spec, ScriptJobSpec) else trials_of(spec)[0]
     batch = batch_rows(with_recipe) if with_recipe else ()
-    # With the sweep: workers hold the models of all trials.
-    shared = with_recipe and with_recipe.model_copy(update={"sweep": spec.sweep})
+    shared = with_recipe
+    if with_recipe and not has_separate_trials(spec):
+        # With the sweep: workers hold the models of all trials.
+        shared = with_recipe.model_copy(update={"sweep": spec.sweep})
     memory = plan_memory(shared, batch, loaded.folder, environ) if shared else OF_THE_SCRIPT
     uri = tracking_uri(spec, storage, environ)
+    resources = (with_recipe or spec).resources
     total_steps, total_samples = totals(with_recipe) if with_recipe else (None, None)
     return Plan(
         resolved=redact(dump_resolved(with_tracking_uri(spec, uri))),
         trials=sweep_of(spec),
+        concurrent=spec.trials.concurrent if isinstance(spec, JobSpec) and has_separate_trials(spec) else None,
         script=command_line(spec.script) if isinstance(spec, ScriptJobSpec) else None,
         batch=batch,
         phases=phase_plans(with_recipe) if with_recipe else (),
@@ -113,10 +123,11 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
         total_samples=total_samples,
         memory=None if isinstance(memory, str) else memory,
         memory_unknown=memory if isinstance(memory, str) else None,
-        workers=spec.resources.workers,
-        cpus_per_worker=spec.resources.cpus_per_worker,
-        gpus_per_worker=spec.resources.gpus_per_worker,
-        placement=spec.resources.placement,
+        workers=resources.num_workers,
+        max_workers=resources.max_workers,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=resources.gpus_per_worker,
+        placement=resources.placement,
         served=None if with_recipe is None else served_plan(with_recipe),
         package=package,
         run_directory=storage / spec.name,
@@ -128,7 +139,7 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
 
 def served_plan(spec: JobSpec) -> ServedPlan | None:
     """Shards and load of a job whose workers compute for shards."""
-    exchange, workers = spec.exchange, spec.resources.workers
+    exchange, workers = spec.exchange, spec.resources.num_workers
     if not isinstance(exchange, Served):
         return None
     if isinstance(exchange, Coded):
@@ -145,7 +156,7 @@ def command_line(script: Script) -> str:
 
 def batch_rows(spec: JobSpec) -> tuple[BatchRow, ...]:
     """The arithmetic of one step for each legal number of workers: every worker needs at least one sample."""
-    most = min(max(LEAST_WORKERS_SHOWN, 2 * spec.resources.workers), spec.batch.global_size)
+    most = min(max(LEAST_WORKERS_SHOWN, 2 * spec.resources.max_workers), spec.batch.global_size)
     return tuple(_batch_row(spec, workers) for workers in range(1, most + 1))
 
 
@@ -153,4 +164,4 @@ def _batch_row(spec: JobSpec, workers: int) -> BatchRow:
     # Asynchronous workers do not share a step: each computes whole pushes.
     shares = spec.exchange.pushes_per_update if isinstance(spec.exchange, Asynchronous) else workers
     division = replace(divide_step(spec.batch.global_size, shares, spec.batch.planned_micro_size), workers=workers)
-    return BatchRow(**asdict(division), is_chosen=workers == spec.resources.workers)
+    return BatchRow(**asdict(division), is_chosen=workers in worker_numbers(spec))

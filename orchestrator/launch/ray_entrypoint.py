@@ -31,16 +31,28 @@ def entrypoint(run_directory: RunDirectory) -> str:
     root = shlex.quote(str(run_directory.root))
     log = shlex.quote(str(run_directory.driver_log))
     not_shared = shlex.quote(f"{run_directory.root} is not there: the storage must be a folder that all nodes share.")
-    lines = [
-        f"if ! test -d {root}; then echo {not_shared} >&2; exit 5; fi",
+    is_shared = f"if ! test -d {root}; then echo {not_shared} >&2; exit 5; fi"
+    return _bash([is_shared, *_in_its_python(f"-m {DRIVER_MODULE} {root} > >(exec tee -ia {log}) 2>&1")])
+
+
+def module_entrypoint(module: str, *arguments: str) -> str:
+    """The shell command of a Ray Job that runs a module of this package, by the Python that ``entrypoint`` takes."""
+    return _bash(_in_its_python(f"-m {module} {shlex.join(arguments)}"))
+
+
+def _in_its_python(arguments: str) -> list[str]:
+    return [
         f"for python in python {shlex.quote(sys.executable)}; do",
         f'  if "$python" -P -c "{_HAS_EVERYTHING}" 2>/dev/null; then',
-        f'    exec "$python" -P -m {DRIVER_MODULE} {root} > >(exec tee -ia {log}) 2>&1',
+        f'    exec "$python" -P {arguments}',
         "  fi",
         "done",
         "echo orchestrator is not installed on the node that runs the driver. >&2",
         "exit 5",
     ]
+
+
+def _bash(lines: list[str]) -> str:
     return f"exec bash -c {shlex.quote(chr(10).join(lines))}"
 
 

@@ -14,22 +14,22 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
+from orchestrator.core.environment import SUBMISSION_VARIABLE
 from orchestrator.core.errors import OrchestratorError, OutOfReachError, UsageError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.backends import Vitals
-from orchestrator.launch.lost import silence_s
 from orchestrator.launch.prepare import PreparedJob
 from orchestrator.launch.processes import Liveness, liveness
 from orchestrator.launch.ray_entrypoint import entrypoint, runtime_environment
 from orchestrator.launch.trials import close_trials
+from orchestrator.launch.vital_signs import unknown_to_cluster, without_cluster
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
-SILENCE_GRACE_S = 600.0
-"""A job that the cluster cannot tell about is lost when nothing was written to its run directory for so long."""
 RECONNECT_INTERVAL_S = 1.0
 RECONNECT_LIMIT_S = 60.0
 TALKATIVE = (
@@ -107,7 +107,10 @@ class RayJobs:
                 self._client.submit_job(
                     entrypoint=entrypoint(run_directory),
                     submission_id=submission_id,
-                    runtime_env={"working_dir": str(run_directory.code), "env_vars": variables},
+                    runtime_env={
+                        "working_dir": str(run_directory.code),
+                        "env_vars": {**variables, SUBMISSION_VARIABLE: submission_id},
+                    },
                     metadata={"name": prepared.spec.name},
                 )
         except OrchestratorError as error:
@@ -125,6 +128,72 @@ class RayJobs:
         """
         return self._status_and_reason(submission_id)[0]
 
+    def run_command(self, command: str, name: str, timeout_s: float) -> str:
+        """Run a short shell command on the head and return what it printed; the cluster forgets it afterwards.
+
+        Args:
+            command: as ``ray_entrypoint`` makes them.
+            name: what the cluster's list of jobs shows.
+            timeout_s: longest wait for its end.
+
+        Raises:
+            OutOfReachError: if the cluster does not answer, or the command does not end well within the time.
+        """
+        submission_id = f"{name}-{uuid.uuid4().hex[:8]}"
+        deadline = time.monotonic() + timeout_s
+        with self._errors():
+            self._client.submit_job(entrypoint=command, submission_id=submission_id, metadata={"name": name})
+        while (status := self.status(submission_id)) in LIVE_STATUSES and time.monotonic() < deadline:
+            time.sleep(RECONNECT_INTERVAL_S)
+        with self._errors():
+            text: str = self._client.get_job_logs(submission_id)
+            if status in LIVE_STATUSES:
+                self._client.stop_job(submission_id)
+            else:
+                self._client.delete_job(submission_id)
+        if status != "SUCCEEDED":
+            last = (text.strip().splitlines() or ["it printed nothing"])[-1]
+            raise OutOfReachError(f"{self.address}: Ray job {submission_id} is {status}: {last}")
+        return text
+
+    def begin_command(self, command: str, name: str, working_dir: Path | None, variables: Mapping[str, str]) -> str:
+        """Start a shell command on the head and return its submission id.
+
+        Args:
+            command: as ``ray_entrypoint`` makes them.
+            name: what the cluster's list of jobs shows, and the beginning of the id.
+            working_dir: a folder that travels, in which it runs.
+            variables: of its environment; everybody on the cluster can read them.
+
+        Raises:
+            OutOfReachError: if the cluster does not take it.
+        """
+        submission_id = f"{name}-{uuid.uuid4().hex[:8]}"
+        # Ctrl-C here is one there.
+        environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", **variables}}
+        if working_dir is not None:
+            environment["working_dir"] = str(working_dir)
+        with self._errors():
+            self._client.submit_job(
+                entrypoint=command, submission_id=submission_id, runtime_env=environment, metadata={"name": name}
+            )
+        return submission_id
+
+    def output(self, submission_id: str) -> Iterator[str]:
+        """What a command prints, from its beginning to its end; arguments and errors as of ``logs``."""
+        return self._follow(submission_id)
+
+    def exit_code(self, submission_id: str) -> int | None:
+        """Of a command that has ended; None where it was interrupted."""
+        with self._errors():
+            code: int | None = self._client.get_job_info(submission_id).driver_exit_code
+        return code
+
+    def interrupt_command(self, submission_id: str) -> None:
+        """What Ctrl-C would be at its terminal."""
+        with self._errors():
+            self._client.stop_job(submission_id)
+
     def vitals(self, run_directory: RunDirectory, state: Mapping[str, Any]) -> Vitals:
         """Ask the cluster; where it knows nothing or does not answer, a job that has long been silent is gone."""
         submission_id = state["backend"]["submission_id"]
@@ -134,15 +203,12 @@ class RayJobs:
         try:
             status, reason = self._status_and_reason(submission_id)
         except OutOfReachError as error:
-            return _judge_by_silence(run_directory, str(error))
+            return without_cluster(run_directory, state, str(error))
         if status in LIVE_STATUSES:
             return Vitals(liveness=Liveness.ALIVE, explanation=f"Ray job {submission_id} is {status}")
         if status == "UNKNOWN":
             explanation = f"the cluster at {self.address} does not know Ray job {submission_id}"
-            # It may be on its way there: its files are uploaded first.
-            if not state.get("driver"):
-                return _judge_by_silence(run_directory, explanation)
-            return Vitals(liveness=Liveness.GONE, explanation=f"{explanation} any more")
+            return unknown_to_cluster(run_directory, state, explanation)
         return Vitals(
             liveness=Liveness.GONE,
             explanation=f"Ray job {submission_id} ended as {status} without a last word of the driver{reason}",
@@ -233,14 +299,6 @@ class RayJobs:
             raise OutOfReachError(f"{self.address}: no Ray dashboard answers there: {_first_line(error)}") from None
         except (RuntimeError, ValueError) as error:
             raise OutOfReachError(f"{self.address}: {_first_line(error)}") from None
-
-
-def _judge_by_silence(run_directory: RunDirectory, explanation: str) -> Vitals:
-    silence = silence_s(run_directory)
-    if silence <= SILENCE_GRACE_S:
-        return Vitals(liveness=Liveness.UNKNOWN, explanation=explanation)
-    explanation = f"{explanation.rstrip('.')}, and the job has written nothing for {silence / 60:.0f} minutes"
-    return Vitals(liveness=Liveness.GONE, explanation=explanation)
 
 
 def _timed_client_class() -> type[Any]:

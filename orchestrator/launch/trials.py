@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory, write_atomically
-from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
+from orchestrator.core.run_directory import PRUNED, TERMINAL_PHASES, RunDirectory, write_atomically
+from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.load import dump_resolved, spec_hash
-from orchestrator.spec.sweep import trials_of
+from orchestrator.spec.sweep import has_separate_trials, trials_of
 
 
 def prepare_trials(run_directory: RunDirectory, spec: AnyJobSpec) -> None:
@@ -19,14 +20,23 @@ def prepare_trials(run_directory: RunDirectory, spec: AnyJobSpec) -> None:
             trial.code.symlink_to("../../code", target_is_directory=True)
         write_atomically(trial.resolved_spec, dump_resolved(trial_spec))
         trial.update_state(phase="queued", attempts=0, step=0, mlflow_run_id=None, spec_hash=spec_hash(trial_spec))
+        if has_separate_trials(spec):
+            trial.update_state(created_at=time.time())
+    if has_separate_trials(spec):
+        run_directory.update_state(step=None, concurrent=_concurrent(spec))
 
 
 def requeue_trials(run_directory: RunDirectory, spec: AnyJobSpec) -> None:
-    """Make the trials of a job that continues ready too; those that are finished stay so."""
+    """Make the trials of a job that continues ready too; those that are finished, or pruned, stay so."""
     for trial, trial_spec in _trials(run_directory, spec):
         write_atomically(trial.resolved_spec, dump_resolved(trial_spec))
-        if trial.read_state()["phase"] != "succeeded":
+        state = trial.read_state()
+        if state["phase"] != "succeeded" and state.get("reason") != PRUNED:
             trial.update_state(phase="queued", finished_at=None)
+            if has_separate_trials(spec):
+                trial.update_state(reason=None, message="", driver=None)
+    if has_separate_trials(spec):
+        run_directory.update_state(concurrent=_concurrent(spec))
 
 
 def close_trials(run_directory: RunDirectory, phase: str, finished_at: float) -> list[dict[str, Any]]:
@@ -44,4 +54,15 @@ def close_trials(run_directory: RunDirectory, phase: str, finished_at: float) ->
 def _trials(run_directory: RunDirectory, spec: AnyJobSpec) -> list[tuple[RunDirectory, AnyJobSpec]]:
     if isinstance(spec, ScriptJobSpec) or not spec.sweep:
         return []
-    return [(run_directory.trial(number), trial) for number, trial in enumerate(trials_of(spec))]
+    trials = trials_of(spec)
+    if has_separate_trials(spec):
+        # Each opens its own MLflow run, in the sweep's experiment.
+        experiment = spec.tracking.experiment or spec.name
+        tracking = spec.tracking.model_copy(update={"experiment": experiment})
+        trials = tuple(trial.model_copy(update={"tracking": tracking}) for trial in trials)
+    return [(run_directory.trial(number), trial) for number, trial in enumerate(trials)]
+
+
+def _concurrent(spec: AnyJobSpec) -> int:
+    assert isinstance(spec, JobSpec)  # scripts have no sweeps
+    return spec.trials.concurrent

@@ -129,7 +129,7 @@ class GangAttempt(Attempt):
         place: Sequence[Use] | None = None,
     ) -> None:
         super().__init__(directory, number, first_log="rank_0.log")
-        self._num_workers = spec.resources.workers
+        self._num_workers = spec.resources.num_workers
         self._has_script = isinstance(spec, ScriptJobSpec)
         self._trainer = _trainer(spec, str(self._log_folder), env, rank_arguments, place)
 
@@ -168,7 +168,7 @@ def _trainer(
     options = {
         "train_loop_config": rank_arguments,
         "scaling_config": ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=resources.num_workers,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker={"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker},
             placement_strategy=resources.placement.upper(),

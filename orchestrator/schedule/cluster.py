@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from orchestrator.spec.methods.served import Served
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 """An embedded cluster moves weights through torch.distributed; its object store carries small messages only."""
+_CONNECT_TIMEOUT_S = 2.0
 LEAST_SHARD_CPUS = 0.001
 """What a shard reserves that asks for nothing, so that it has a bundle of its own."""
 
@@ -39,11 +41,23 @@ def shards_of(spec: AnyJobSpec) -> Shards:
     return NO_SHARDS
 
 
-def connect(spec: AnyJobSpec, *, embedded: bool) -> dict[str, Any]:
+def cpus_of(spec: AnyJobSpec) -> int:
+    """CPU cores that a private cluster must have for a job."""
+    resources, shards = spec.resources, shards_of(spec)
+    # Ray refuses fractions above one, and shards reserve at least a thousandth each.
+    return math.ceil(resources.num_workers * resources.cpus_per_worker + shards.count * max(shards.cpus_each, 1))
+
+
+def connect(*specs: AnyJobSpec, embedded: bool) -> dict[str, Any]:
     """Attach to the cluster that this process runs in, or start a private one.
 
-    A private cluster is told that it has at least as many CPUs as the job asks for: four workers on a two-core
-    laptop are slow, but they are what the spec says.
+    A private cluster is told that it has at least as many CPUs as the jobs ask for: four workers on a two-core
+    laptop are slow, but they are what the spec says. Of a range that is the least number of
+    workers.
+
+    Args:
+        specs: the jobs that run on it at the same time; one, or some trials of a sweep.
+        embedded: start a private one.
 
     Returns:
         What was found, for the event log.
@@ -65,17 +79,13 @@ def connect(spec: AnyJobSpec, *, embedded: bool) -> dict[str, Any]:
     # Ray runs workers at niceness 15, behind everything else on the machine; here they are what the machine is for.
     os.environ.setdefault("RAY_worker_niceness", "0")
     cores = os.cpu_count() or 1
-    shards = shards_of(spec)
-    # Ray refuses fractions above one, and shards reserve at least a thousandth each.
-    needed = math.ceil(
-        spec.resources.workers * spec.resources.cpus_per_worker + shards.count * max(shards.cpus_each, 1)
-    )
+    needed = sum(map(cpus_of, specs))
     ray.init(
         address="local",
         num_cpus=max(cores, needed),
         include_dashboard=False,
         # Served jobs move weights and gradients through it: Ray's own choice, a third of the memory.
-        object_store_memory=None if shards.count else _OBJECT_STORE_BYTES,
+        object_store_memory=None if any(shards_of(spec).count for spec in specs) else _OBJECT_STORE_BYTES,
         **quiet,
     )
     return {"address": "embedded", "cpus": cores, "oversubscribed": needed > cores}
@@ -84,6 +94,9 @@ def connect(spec: AnyJobSpec, *, embedded: bool) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class Fits:
     """The workers can be placed now."""
+
+    workers: int
+    """How many of a range; else all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +107,7 @@ class Waits:
 
 
 def admit(resources: Resources, nodes: list[Mapping[str, float]], shards: Shards = NO_SHARDS) -> Fits | Waits:
-    """Whether all workers and shards fit into what the nodes have free, by whole ones per node. Pure.
+    """Whether the workers, of a range as many as there can be, and all shards fit into what nodes have free. Pure.
 
     Args:
         resources: what the job asks for.
@@ -109,8 +122,8 @@ def admit(resources: Resources, nodes: list[Mapping[str, float]], shards: Shards
         fitting = max(places, default=0)
     else:
         fitting = sum(places)
-    if fitting >= resources.workers:
-        return Fits()
+    if fitting >= resources.num_workers:
+        return Fits(min(fitting, resources.max_workers))
     free = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
     beside = f" beside {shards.count} shards of {shards.cpus_each:g} CPUs" if shards.count else ""
     return Waits(
@@ -143,3 +156,32 @@ def free_resources() -> list[Mapping[str, float]]:
     from ray._private.state import available_resources_per_node
 
     return list(available_resources_per_node().values())
+
+
+def total_resources() -> list[Mapping[str, float]]:
+    """What each live node has in all."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def silent_nodes(names: Collection[str]) -> set[str]:
+    """Those of some nodes whose raylet takes no connection: they are gone, though Ray may need 20 s more to say so."""
+    addresses = {node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()}
+    return {name for name in names if name not in addresses or not _takes_connections(addresses[name])}
+
+
+def _takes_connections(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def all_resources() -> Mapping[str, float]:
+    """What a cluster of one node has, free or not."""
+    return dict(ray.cluster_resources())
+
+
+def gcs_address() -> str:
+    """Where other processes of this machine attach to the cluster that this process has started."""
+    return str(ray.get_runtime_context().gcs_address)

@@ -4,7 +4,8 @@
                     ^  |                    |------> stopped     (SIGINT or a stop file: checkpoint first, or SIGTERM
                     |  +--> time out        |                     to a script)
                     |                       |------> failed      (budget of the cause is empty)
-                    +-----------------------+                    (another attempt, or a more urgent job needs the place)
+                    +-----------------------+                    (another attempt, another number of workers, or a more
+                                                                  urgent job needs the place)
 
 The same code runs under ``orchestrator run`` (embedded Ray) and as the entrypoint of a Ray job. A private cluster has
 no queue: there a job goes from preparing to placing.
@@ -20,14 +21,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
 
-from orchestrator.core.environment import own_environment
+from orchestrator.core.environment import SUBMISSION_VARIABLE, own_environment
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, TIMED_OUT, OrchestratorError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.values import Failure, Retry
@@ -38,15 +39,21 @@ from orchestrator.schedule.mirroring import Mirroring
 from orchestrator.schedule.place import OwnPlace, Place, QueuedPlace
 from orchestrator.schedule.policy import RetryPolicy
 from orchestrator.schedule.queue.values import Use
+from orchestrator.schedule.retry_classes import classified
 from orchestrator.schedule.served_attempt import ServedAttempt
+from orchestrator.schedule.sweep_driver import SweepDriver
 from orchestrator.schedule.trial_states import TrialStates, last_step
 from orchestrator.schedule.wait_record import WaitRecord
+from orchestrator.spec.elastic import is_elastic, with_workers
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_resolved
 from orchestrator.spec.methods.asynchronous import Asynchronous
+from orchestrator.spec.sweep import has_separate_trials
 
 _POLL_S = 0.2
 _STATE_EVERY_S = 2.0
+_CURRENT_WITHIN_S = 60.0
+"""A shared folder may show an older state for some time."""
 
 
 class PlacementTimeoutError(OrchestratorError):
@@ -55,15 +62,20 @@ class PlacementTimeoutError(OrchestratorError):
     exit_code = TIMED_OUT
 
 
+class SupersededError(OrchestratorError):
+    """Another driver has taken the job over; its record is no longer this one's to write."""
+
+
 class JobDriver:
     """Runs one job to its end.
 
     Args:
         directory: prepared by ``launch``.
         embedded: start a private Ray instead of attaching to the one around.
+        has_room: the Ray around is that of a sweep, which starts no more trials than fit: there is no queue.
     """
 
-    def __init__(self, directory: RunDirectory, *, embedded: bool) -> None:
+    def __init__(self, directory: RunDirectory, *, embedded: bool, has_room: bool = False) -> None:
         self._directory = directory
         self._trials = TrialStates(directory.trials)
         self._embedded = embedded
@@ -71,8 +83,13 @@ class JobDriver:
         self._has_script = isinstance(self._spec, ScriptJobSpec)
         used = directory.read_state().get("retries_used")
         self._policy = RetryPolicy(self._spec.retries, used, rollbacks=_rollbacks(self._spec))
+        self._record: dict[str, Any] | None = None
         self._num_interrupts = 0
-        self._place: Place = OwnPlace(self._spec) if embedded else QueuedPlace(self._spec, directory)
+        self._is_growing = False
+        self._why_resized = "resumed"
+        """What would explain that the next attempt has another number of workers."""
+        is_alone = embedded or has_room
+        self._place: Place = OwnPlace(self._spec) if is_alone else QueuedPlace(self._spec, directory)
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Signal handler: the first asks the ranks to stop at the next step, the second aborts."""
@@ -87,6 +104,7 @@ class JobDriver:
         process = psutil.Process()
         driver = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
         self._update_state(phase="preparing", reason=None, message=None, driver=driver, started_at=time.time())
+        self._record = driver
         history = JobHistory(self._spec, self._directory)
         mirroring = Mirroring(self._spec.mirror, self._directory)
         mirroring.start()
@@ -98,6 +116,9 @@ class JobDriver:
         except KeyboardInterrupt:
             message = "aborted by a second interrupt" + ("" if self._has_script else "; no checkpoint was written")
             exit_code = self._end("stopped", "aborted", message, STOPPED)
+        except SupersededError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
         except OrchestratorError as error:
             traceback.print_exc()  # for the log; people get the sentence
             reason = "timed_out" if error.exit_code == TIMED_OUT else "could_not_start"
@@ -114,19 +135,23 @@ class JobDriver:
         while True:
             self._wait_for_place()
             if self._stop_requested:
-                return self._end("stopped", "stop_requested", "stopped before it was placed", STOPPED)
+                return self._end_stopped("stopped before it was placed")
             result = self._one_attempt(history)
             if self._has_script and self._stop_requested:
                 # SIGTERM reaches the ranks one after another, and each ends in its own way, or fails for a neighbor.
-                return self._end("stopped", "stop_requested", result.message, STOPPED)
+                return self._end_stopped(result.message)
             if self._has_made_room(result):
-                self._place.give_back()
+                if not self._is_growing:
+                    self._place.give_back()
                 continue
             if isinstance(result, Ended):
                 return self._end_well(result)
+            result = _of_lost_nodes(result, self._place.doubt())
+            self._why_resized = result.message
             decision = self._policy.decide(result)
             self._update_state(retries_used=dict(self._policy.used))
-            fields = {"cause": result.cause, "rank": result.rank, "message": result.message}
+            told_by = {"told_by": result.told_by} if result.told_by else {}
+            fields = {"cause": result.cause, "rank": result.rank, "message": result.message, **told_by}
             if not isinstance(decision, Retry) or self._stop_requested:
                 self._directory.event("gave_up", {**fields, "budget": self._policy.account(result)})
                 return self._end("failed", result.cause, result.message, JOB_FAILED)
@@ -139,6 +164,7 @@ class JobDriver:
             PlacementTimeoutError: after ``queue.timeout_s``.
         """
         self._directory.preempt_file.unlink(missing_ok=True)
+        self._is_growing = False
         self._place.begin()
         self._update_state(phase=self._place.phase, message=None)
         record = WaitRecord(self._directory, self._place, self._update_state)
@@ -153,7 +179,10 @@ class JobDriver:
 
     def _one_attempt(self, history: JobHistory) -> Ended | Failure:
         number = int(self._directory.read_state().get("attempts", 0)) + 1
-        self._update_state(attempts=number, phase="placing", reason=None, message=None)
+        uses = self._place.uses
+        workers = self._place.workers if uses is None else sum(use.workers for use in uses)
+        self._tell_resized(workers)
+        self._update_state(attempts=number, phase="placing", reason=None, message=None, **self._size(workers))
         arguments = {
             "run_directory": str(self._directory.root),
             "attempt": number,
@@ -161,19 +190,23 @@ class JobDriver:
             "mlflow_run_id": history.run_id,
         }
         env = own_environment(self._spec, os.environ)
-        attempt = _attempt(self._directory, number, self._spec, env, arguments, self._place.uses)
+        attempt = _attempt(self._directory, number, with_workers(self._spec, workers), env, arguments, uses)
         attempt.start()
         phase, updated = "placing", 0.0
         while (result := attempt.wait(_POLL_S)) is None:
             if phase == "placing" and attempt.has_workers:
                 phase, updated = "running", 0.0
                 script = {"script": self._spec.script.path} if isinstance(self._spec, ScriptJobSpec) else {}
-                placed = {"attempt": number, "workers": self._spec.resources.workers, **script}
+                placed = {"attempt": number, "workers": workers, **script}
                 self._directory.event("placed", placed)
             if time.monotonic() - updated > _STATE_EVERY_S:
                 updated = time.monotonic()
                 self._update_state(phase=phase, step=self._last_step())
             self._make_room_if_needed()
+            if phase == "running":
+                self._grow_if_possible(workers)
+        if isinstance(result, Failure):
+            return classified(result, self._spec.retries.classes, self._directory.rank_log(number, 0).parent)
         return result
 
     def _make_room_if_needed(self) -> None:
@@ -181,10 +214,30 @@ class JobDriver:
         urgent = self._place.is_needed_by()
         if urgent is not None and not self._directory.preempt_file.exists():
             self._directory.event("preempted", {"by": urgent, "step": self._last_step()})
+            self._why_resized = f"made room for {urgent}"
             self._directory.preempt_file.touch()
 
+    def _grow_if_possible(self, workers: int) -> None:
+        """Have the ranks stop with a checkpoint if more of them can go on; a script nobody stops for that."""
+        may_grow = is_elastic(self._spec) and not self._has_script and not self._directory.should_stop()
+        if may_grow and self._place.has_room_beyond(workers):
+            self._is_growing, self._why_resized = True, "room for more"
+            self._directory.preempt_file.touch()
+
+    def _size(self, workers: int) -> dict[str, Any]:
+        """The attempt's number of workers, for the state, and what it may be."""
+        limits = self._spec.resources.workers
+        return {"num_workers": workers, "worker_range": None if isinstance(limits, int) else limits.model_dump()}
+
+    def _tell_resized(self, workers: int) -> None:
+        """Write down that an elastic job goes on with another number of workers than before."""
+        before = self._directory.read_state().get("num_workers")
+        if is_elastic(self._spec) and before not in (None, workers):
+            fields = {"from": before, "to": workers, "why": self._why_resized, "step": self._last_step()}
+            self._directory.event("resized", fields)
+
     def _has_made_room(self, result: Ended | Failure) -> bool:
-        """Whether the attempt ended because another job needs the place, so that this one goes back to the queue."""
+        """Whether the attempt ended for another job, which needs the place, or to be followed by a larger one."""
         is_stopped = isinstance(result, Ended) and result.outcome == "stopped"
         return is_stopped and self._directory.preempt_file.exists() and not self._stop_requested
 
@@ -201,14 +254,25 @@ class JobDriver:
         return last_step(self._directory)
 
     def _update_state(self, **fields: Any) -> None:
-        """Merge fields into the job's state, and carry what its trials share with it to theirs."""
+        """Merge fields into the job's state, and carry what its trials share with it to theirs.
+
+        Raises:
+            SupersededError: where another driver has taken the job over.
+        """
+        if self._record is not None and self._directory.read_state().get("driver") != self._record:
+            raise SupersededError(f"{self._directory.name} has another driver now; this one ends.")
         state = self._directory.update_state(**fields)
         self._trials.follow(state.get("phase", "queued"), int(state.get("attempts", 0)))
 
     def _end_well(self, result: Ended) -> int:
         if result.outcome == "stopped":
-            return self._end("stopped", "stop_requested", result.message, STOPPED)
+            return self._end_stopped(result.message)
         return self._end("succeeded", None, result.message, SUCCESS)
+
+    def _end_stopped(self, message: str) -> int:
+        request = self._directory.stop_request()
+        message = f"{request['message']}; {message}" if request else message
+        return self._end("stopped", request.get("reason", "stop_requested"), message, STOPPED)
 
     def _end(self, phase: str, reason: str | None, message: str, exit_code: int) -> int:
         self._update_state(
@@ -223,6 +287,15 @@ class JobDriver:
         self._directory.stop_file.unlink(missing_ok=True)
         self._directory.preempt_file.unlink(missing_ok=True)
         return exit_code
+
+
+def _of_lost_nodes(failure: Failure, nodes: Collection[str]) -> Failure:
+    """What a failure is where nodes are gone: their neighbors failed for them, and Ray hears of it later."""
+    if not nodes or failure.cause == "diverged":
+        return failure
+    names = ", ".join(sorted(node[:6] for node in nodes))
+    message = f"node {names} disappeared" if len(nodes) == 1 else f"nodes {names} disappeared"
+    return Failure(cause="worker_lost", message=message, details=f"{failure.message}\n{failure.details}")
 
 
 def _rollbacks(spec: AnyJobSpec) -> int:
@@ -254,11 +327,32 @@ def _die_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def is_current(directory: RunDirectory, submission_id: str | None) -> bool:
+    """Whether a submission is the one that the job waits for: one from a cluster that was given up may come late.
+
+    Args:
+        directory: the job's run directory.
+        submission_id: None where a driver was not submitted to a cluster.
+    """
+    deadline = time.monotonic() + _CURRENT_WITHIN_S
+    while submission_id is not None and _submission_of(directory) != submission_id:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _submission_of(directory: RunDirectory) -> str | None:
+    submission_id: str | None = (directory.read_state().get("backend") or {}).get("submission_id")
+    return submission_id
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """``python -m orchestrator.schedule.driver RUN_DIRECTORY [--embedded] [--watch-parent]``."""
+    """``python -m orchestrator.schedule.driver RUN_DIRECTORY [--embedded | --has-room] [--watch-parent]``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("run_directory", type=Path)
     parser.add_argument("--embedded", action="store_true", help="start a private Ray cluster")
+    parser.add_argument("--has-room", action="store_true", help="attach to a sweep's private Ray, without a queue")
     parser.add_argument("--watch-parent", action="store_true", help="end when standard input is closed")
     options: Any = parser.parse_args(arguments)
     if options.watch_parent:
@@ -266,7 +360,14 @@ def main(arguments: list[str] | None = None) -> int:
     # Ray may clean up the folder that it unpacked this job into (two nodes on one host do); the run directory stays.
     directory = RunDirectory(options.run_directory.absolute())
     os.chdir(directory.code)
-    return JobDriver(directory, embedded=options.embedded).run()
+    submission_id = None if options.embedded else os.environ.get(SUBMISSION_VARIABLE)
+    if not is_current(directory, submission_id):
+        print(f"{directory.name} was submitted again after {submission_id}; nothing was done.", file=sys.stderr)
+        return JOB_FAILED
+    spec = load_resolved(directory.resolved_spec)
+    if isinstance(spec, JobSpec) and has_separate_trials(spec):
+        return SweepDriver(directory, spec, embedded=options.embedded).run()
+    return JobDriver(directory, embedded=options.embedded, has_room=options.has_room).run()
 
 
 if __name__ == "__main__":

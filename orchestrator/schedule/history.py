@@ -15,13 +15,15 @@ from pathlib import Path
 from orchestrator.core.errors import OrchestratorError, OutOfReachError
 from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
 from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
-from orchestrator.spec.sweep import trials_of
+from orchestrator.spec.sweep import has_separate_trials, trials_of
 from orchestrator.tracking.environment import describe_environment
 from orchestrator.tracking.run import finish_run, flatten, log_artifact, open_run, reopen_run, set_tags
 from orchestrator.tracking.sender import replay
 from orchestrator.tracking.uri import redact, resolve_tracking_uri
 
 _REPLAY_TIMEOUT_S = 30.0
+PARENT_RUN = "mlflow_parent_run_id"
+"""In the state of a trial with a driver of its own: the MLflow run of its sweep."""
 
 
 def _source_tags() -> dict[str, str]:
@@ -52,7 +54,7 @@ class JobHistory:
     def __init__(self, spec: AnyJobSpec, directory: RunDirectory) -> None:
         self._spec = spec
         self._directory = directory
-        self.uri: str = resolve_tracking_uri(spec.tracking.uri, os.environ, directory.root.parent)
+        self.uri: str = resolve_tracking_uri(spec.tracking.uri, os.environ, directory.storage)
         self._run = _Run(spec, directory, directory.read_state().get("mlflow_run_id") or "")
         self._trials = _trial_runs(spec, directory)
         self._error: Exception | None = None
@@ -94,13 +96,18 @@ class JobHistory:
         )
         if num_unsent:
             self._directory.event("metrics_unsent", {"lines": num_unsent})
+        open_since = None
         for run in runs:
             try:
                 self._finish(run)
             except OrchestratorError as error:
                 self._directory.event("tracking_out_of_reach", {"message": str(error)})
                 if isinstance(error, OutOfReachError):
-                    return
+                    open_since = time.time()
+                    break
+        # Whoever looks at the job later ends what could not be ended now.
+        if open_since != self._directory.read_state().get("mlflow_open_since"):
+            self._directory.update_state(mlflow_open_since=open_since)
 
     def _finish(self, run: _Run) -> None:
         for path in (run.directory.events_file, run.directory.metrics_file):
@@ -113,7 +120,8 @@ class JobHistory:
     def _open(self) -> None:
         try:
             new = [run for run in (self._run, *self._trials) if not run.run_id]
-            self._open_one(self._run, {"workers": str(self._spec.resources.workers)})
+            parent = _tags_of_a_trial(self._directory)
+            self._open_one(self._run, {"workers": str(self._spec.resources.workers), **parent})
             for number, run in enumerate(self._trials):
                 self._open_one(run, {"mlflow.parentRunId": self.run_id, "trial": str(number)})
             for run in new:
@@ -136,7 +144,7 @@ class JobHistory:
                 run.spec.name,
                 {**_source_tags(), **self._spec.tracking.tags},
                 flatten(run.spec.model_dump(mode="json")),
-                artifact_root=self._directory.root.parent / "mlartifacts",
+                artifact_root=self._directory.storage / "mlartifacts",
             )
         set_tags(self.uri, run.run_id, {"run_directory": str(run.directory.root), **tags})
 
@@ -147,9 +155,15 @@ class JobHistory:
             log_artifact(self.uri, self.run_id, environment)
 
 
+def _tags_of_a_trial(directory: RunDirectory) -> dict[str, str]:
+    """Where a trial with a driver of its own belongs; empty for every other job."""
+    parent = directory.read_state().get(PARENT_RUN)
+    return {"mlflow.parentRunId": parent, "trial": directory.name} if parent else {}
+
+
 def _trial_runs(spec: AnyJobSpec, directory: RunDirectory) -> list[_Run]:
-    """The runs of a sweep's trials as their states know them; none for other jobs."""
-    if isinstance(spec, ScriptJobSpec) or not spec.sweep:
+    """The runs of a sweep's trials as their states know them; none for other jobs, and where trials open their own."""
+    if isinstance(spec, ScriptJobSpec) or not spec.sweep or has_separate_trials(spec):
         return []
     runs = []
     for trial, trial_spec in zip(directory.trials, trials_of(spec), strict=True):

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.schedule.cluster import LEAST_SHARD_CPUS, Shards, Waits, admit, free_resources, shards_of
+from orchestrator.schedule.cluster import (
+    LEAST_SHARD_CPUS,
+    Shards,
+    Waits,
+    admit,
+    free_resources,
+    shards_of,
+    silent_nodes,
+    total_resources,
+)
+from orchestrator.schedule.queue.grow import GROWTH_PAUSE_S
 from orchestrator.schedule.queue.seat import Seat
 from orchestrator.schedule.queue.values import Demand, Quota, Request, Use, amount_text, units
+from orchestrator.spec.elastic import is_elastic
 from orchestrator.spec.job import AnyJobSpec, JobSpec
 from orchestrator.spec.problems import SpecError
 from orchestrator.spec.quotas import OwnerQuota, read_quotas
+
+_SETTLE_S = 10.0
+"""How long what an attempt has held may take to be free again; an elastic job waits for it before it starts smaller."""
 
 
 class Place(Protocol):
@@ -29,6 +44,10 @@ class Place(Protocol):
         """Why there is no place yet; None with a place."""
 
     @property
+    def workers(self) -> int:
+        """Workers that the place has room for, within the job's range."""
+
+    @property
     def uses(self) -> Sequence[Use] | None:
         """The nodes of the place, in their order; None leaves them to Ray."""
 
@@ -38,6 +57,12 @@ class Place(Protocol):
 
     def is_needed_by(self) -> str | None:
         """The more urgent job that needs the place; None where nobody does."""
+
+    def has_room_beyond(self, num_workers: int) -> bool:
+        """Whether an attempt with so many workers should be followed by one with more, of a job that may have more."""
+
+    def doubt(self) -> Collection[str]:
+        """An attempt has failed: the nodes of the place that answer no more. Another one starts only where all do."""
 
     def give_back(self) -> None:
         """Somebody else needs the place: wait for another one."""
@@ -60,14 +85,40 @@ class OwnPlace:
     def __init__(self, spec: AnyJobSpec) -> None:
         self._resources = spec.resources
         self._shards = shards_of(spec)
+        self.workers = spec.resources.num_workers
+        """See ``Place``."""
+        self._began = self._looked = 0.0
 
     def begin(self) -> None:
-        """There is nothing to ask for."""
+        """See ``Place``."""
+        self._began = time.monotonic()
 
     def waits_for(self) -> str | None:
         """See ``Place``."""
         answer = admit(self._resources, free_resources(), self._shards)
-        return answer.reason if isinstance(answer, Waits) else None
+        if isinstance(answer, Waits):
+            return answer.reason
+        is_early = time.monotonic() - self._began < _SETTLE_S
+        if is_early and answer.workers < self._resources.max_workers and answer.workers < self._most():
+            return f"{answer.workers} workers fit now; the last attempt may not have ended everywhere"
+        self.workers, self._looked = answer.workers, time.monotonic()
+        return None
+
+    def has_room_beyond(self, num_workers: int) -> bool:
+        """See ``Place``."""
+        if num_workers == self._resources.max_workers or time.monotonic() - self._looked < GROWTH_PAUSE_S:
+            return False
+        self._looked = time.monotonic()
+        return self._most() > num_workers
+
+    def _most(self) -> int:
+        """Workers that the cluster would take if nothing ran there; no more than the job wants."""
+        answer = admit(self._resources, total_resources(), self._shards)
+        return 0 if isinstance(answer, Waits) else answer.workers
+
+    def doubt(self) -> Collection[str]:
+        """A node of this machine does not leave it."""
+        return ()
 
     def is_needed_by(self) -> str | None:
         """Nobody else is there."""
@@ -96,21 +147,61 @@ class QueuedPlace:
         self._submitted = float(directory.read_state()["created_at"])
         self._quota: Quota | None = None
         self._has_begun = False
+        self._is_doubtful = False
         self._seat = Seat(self._request)
 
     def begin(self) -> None:
         """See ``Place``."""
         answer = self._seat.answer if self._has_begun else None
-        if answer is None or answer.uses is None or answer.has_lost_nodes or answer.makes_room_for is not None:
-            self._seat.wait_again()
         self._has_begun = True
+        if answer is None or answer.uses is None or answer.makes_room_for is not None:
+            self._seat.wait_again()
+        elif answer.lost_nodes:
+            self._do_without(answer.lost_nodes, answer.uses)
 
     def waits_for(self) -> str | None:
         """See ``Place``."""
         answer = self._seat.answer
         if answer is None:
             return "the cluster's queue has not answered yet"
-        return None if answer.uses is not None else answer.reason
+        if answer.uses is None:
+            return answer.reason
+        if self._is_doubtful:
+            if answer.lost_nodes:
+                self._do_without(answer.lost_nodes, answer.uses)
+                return "a node of its place is gone"
+            if silent := silent_nodes([use.node for use in answer.uses]):
+                # Ray may say for some seconds more that it lives, and the queue might give it to the job again.
+                if self._is_enough(_on_others(answer.uses, silent)):
+                    self._do_without(silent, answer.uses)
+                return f"node {min(silent)[:6]} of its place does not answer"
+            self._is_doubtful = False
+        return None
+
+    def _do_without(self, nodes: Collection[str], uses: Sequence[Use]) -> None:
+        """Keep the rest of the place where it is enough for an elastic job, else wait for another one."""
+        left = _on_others(uses, nodes)
+        if self._is_enough(left):
+            self._seat.keep(left)
+        else:
+            self._seat.wait_again()
+
+    def _is_enough(self, uses: Sequence[Use]) -> bool:
+        return is_elastic(self._spec) and sum(use.workers for use in uses) >= self._spec.resources.num_workers
+
+    @property
+    def workers(self) -> int:
+        """See ``Place``."""
+        return sum(use.workers for use in self.uses or ())
+
+    def has_room_beyond(self, num_workers: int) -> bool:
+        """See ``Place``."""
+        return self.workers > num_workers
+
+    def doubt(self) -> Collection[str]:
+        """See ``Place``."""
+        self._is_doubtful = True
+        return silent_nodes([use.node for use in self.uses or ()])
 
     @property
     def uses(self) -> Sequence[Use] | None:
@@ -121,7 +212,10 @@ class QueuedPlace:
     @property
     def state(self) -> Mapping[str, Any]:
         """See ``Place``."""
-        demand, answer = demand_of(self._spec), self._seat.answer
+        answer = self._seat.answer
+        demand = demand_of(self._spec)
+        if answer is not None and answer.uses is not None:
+            demand = demand.held_by(answer.uses)
         fields: dict[str, Any] = {
             "priority": self._spec.queue.priority,
             "owner": self._spec.queue.owner,
@@ -129,6 +223,8 @@ class QueuedPlace:
             "gpus": float(amount_text(demand.total_gpu)),
             "cpus": float(amount_text(demand.total_cpu)),
         }
+        if is_elastic(self._spec):
+            fields["max_workers"] = self._spec.resources.max_workers
         if answer is None:
             return fields
         if answer.uses is None:
@@ -160,7 +256,7 @@ class QueuedPlace:
         Raises:
             UsageError: where ``queue.yaml`` is wrong and never was right; else what was last read goes on to count.
         """
-        queue, storage = self._spec.queue, self._directory.root.parent
+        queue, storage = self._spec.queue, self._directory.storage
         owner = queue.owner or ""
         try:
             self._quota = quota_of(read_quotas(storage).get(owner))
@@ -169,7 +265,7 @@ class QueuedPlace:
                 raise UsageError(str(error)) from None
         return Request(
             key=str(self._directory.root),
-            name=self._directory.name,
+            name=self._spec.name,
             demand=demand_of(self._spec),
             submitted=self._submitted,
             priority=queue.priority,
@@ -178,20 +274,25 @@ class QueuedPlace:
             quota=self._quota,
             # A script may keep no checkpoints, and nobody asks it to.
             preemptible=isinstance(self._spec, JobSpec),
+            max_workers=self._spec.resources.max_workers,
         )
 
 
 def demand_of(spec: AnyJobSpec) -> Demand:
-    """What a job needs, as the queue counts."""
+    """What a job needs, of a range of workers for the least, as the queue counts."""
     resources, shards = spec.resources, shards_of(spec)
     return Demand(
-        workers=resources.workers,
+        workers=resources.num_workers,
         cpu=max(1, units(resources.cpus_per_worker)),
         gpu=units(resources.gpus_per_worker),
         placement=resources.placement,
         shards=shards.count,
         shard_cpu=_shard_cpu(shards),
     )
+
+
+def _on_others(uses: Sequence[Use], nodes: Collection[str]) -> tuple[Use, ...]:
+    return tuple(use for use in uses if use.node not in nodes)
 
 
 def _shard_cpu(shards: Shards) -> int:

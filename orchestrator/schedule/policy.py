@@ -21,11 +21,6 @@ def first_cause(failures: Iterable[Failure]) -> Failure:
     return min(failures, key=lambda failure: (_PRECEDENCE.index(failure.cause), failure.rank or 0))
 
 
-def _account_of(failure: Failure) -> str:
-    """The budget that a failure draws on; trouble of the infrastructure counts as lost workers."""
-    return "worker_lost" if failure.cause == "infrastructure" else failure.cause
-
-
 class RetryPolicy:
     """Keeps one budget per cause over the life of a job.
 
@@ -36,21 +31,21 @@ class RetryPolicy:
     """
 
     def __init__(self, budgets: Retries, used: dict[str, int] | None = None, *, rollbacks: int = 0) -> None:
-        self._budgets = {**budgets.model_dump(), "diverged": rollbacks}
+        self._budgets = {**budgets.model_dump(exclude={"classes"}), "diverged": rollbacks}
         self.used: Counter[str] = Counter(used or {})
 
     def decide(self, failure: Failure) -> Retry | GiveUp:
         """Take one restart from the cause's budget, or give up where it is empty."""
-        account = _account_of(failure)
-        if self.used[account] >= self._budgets[account]:
+        if self.used[failure.cause] >= self._budgets[failure.cause]:
             return GiveUp(failure)
-        self.used[account] += 1
+        self.used[failure.cause] += 1
         return Retry(failure)
 
     def account(self, failure: Failure) -> str:
-        """Which budget a failure draws on and how much of it is used, for people."""
-        account = _account_of(failure)
-        if account == "diverged" and not self._budgets[account]:
+        """Which budget a failure draws on, how much of it is used and which retry class said so, for people."""
+        cause = failure.cause
+        if cause == "diverged" and not self._budgets[cause]:
             return "retries: diverged trainings are not repeated"
-        name = "exchange.rollbacks" if account == "diverged" else f"retries.{account}"
-        return f"{name} {self.used[account]} of {self._budgets[account]}"
+        name = "exchange.rollbacks" if cause == "diverged" else f"retries.{cause}"
+        by = f", by {failure.told_by}" if failure.told_by else ""
+        return f"{name} {self.used[cause]} of {self._budgets[cause]}{by}"

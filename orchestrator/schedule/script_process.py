@@ -35,6 +35,11 @@ class ScriptEnd:
     killed: bool = False
     """Whether it outlived its grace."""
 
+    @property
+    def shell_code(self) -> int:
+        """The exit code as shells have it: 128 + n where signal n ended it."""
+        return self.exit_code if self.exit_code >= 0 else 128 - self.exit_code
+
     def __str__(self) -> str:
         if self.killed:
             return "did not end in time after SIGTERM and was killed"

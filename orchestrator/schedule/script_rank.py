@@ -102,7 +102,8 @@ def run_script_rank(config: dict[str, Any]) -> dict[str, Any]:
     if end.exit_code != 0:
         cause, message = explain(name, end, redact(last_words(log)))
         write_atomically(
-            log.with_name(f"failure_rank_{place.rank}.json"), json.dumps({"cause": cause, "message": message})
+            log.with_name(f"failure_rank_{place.rank}.json"),
+            json.dumps({"cause": cause, "message": message, "exit_code": end.shell_code}),
         )
         raise ScriptError(message)
     return {"outcome": "finished", "message": f"{spec.script.path} finished on {place.world_size} workers"}

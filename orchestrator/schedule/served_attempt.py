@@ -111,7 +111,7 @@ class ServedAttempt(Attempt):
         worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
         self._groups = [
             placement_group(
-                [worker] * resources.workers,
+                [worker] * resources.num_workers,
                 strategy=resources.placement.upper(),
                 bundle_label_selector=on_nodes(use.node for use in self._uses for _ in range(use.workers)),
             ),
@@ -140,7 +140,7 @@ class ServedAttempt(Attempt):
         ]
         addresses = ray.get([shard.address.remote() for shard in self._shards])
         self._watched_nodes.update(node for node, _ in addresses)
-        senders = [Sender(worker=worker, incarnation=0) for worker in range(self._resources.workers)]
+        senders = [Sender(worker=worker, incarnation=0) for worker in range(self._resources.num_workers)]
         self._workers = {sender.worker: self._new_worker(sender) for sender in senders}
         nodes = []
         for number, worker in self._workers.items():

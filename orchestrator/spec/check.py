@@ -27,6 +27,7 @@ from orchestrator.spec.check_delayed import (
     inconsistent_problems,
     ordered_problems,
 )
+from orchestrator.spec.check_elastic import for_each_number, range_problems
 from orchestrator.spec.check_engine import (
     lacking,
     mesh_problems,
@@ -51,10 +52,12 @@ from orchestrator.spec.check_optimizer import (
     second_derivative_problems,
 )
 from orchestrator.spec.check_recipe import argument_problems, coupling_problems, target_problems
+from orchestrator.spec.check_retries import exit_code_problems
 from orchestrator.spec.check_scaling import sde_problems, updates_problems, warmup_problems
 from orchestrator.spec.check_script import script_problems
 from orchestrator.spec.check_served import injection_problems, served_problems
-from orchestrator.spec.check_sweep import form_problems, trial_problems
+from orchestrator.spec.check_sweep import trial_problems
+from orchestrator.spec.check_sweep_form import form_problems, trials_problems
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.methods.asynchronous import Asynchronous
 from orchestrator.spec.methods.engines import Engine
@@ -112,8 +115,15 @@ def _problems_of(spec: JobSpec, folder: Path, broken: frozenset[str]) -> list[Pr
         problem
         for single_check, reads in CHECKS
         if not any(overlaps(path, broken) for path in reads)
-        for problem in single_check(spec, folder)
+        for problem in _found(single_check, reads, spec, folder)
     ]
+
+
+def _found(single_check: Check, reads: tuple[str, ...], spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """What a check finds; what reads the number of workers looks at every number that they may be."""
+    if overlaps("resources.workers", reads):
+        return for_each_number(single_check, spec, folder)
+    return single_check(spec, folder)
 
 
 def _in_phase(problem: Problem, index: int) -> Problem:
@@ -125,7 +135,7 @@ def _in_phase(problem: Problem, index: int) -> Problem:
 
 def batch_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """Every worker needs at least one sample of each step; slices of unequal length are legal and exact."""
-    size, workers = spec.batch.global_size, spec.resources.workers
+    size, workers = spec.batch.global_size, spec.resources.num_workers
     if isinstance(spec.exchange, Asynchronous):  # every worker computes steps of its own
         return
     if size < workers:
@@ -158,6 +168,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (argument_problems, ("recipe.target", "recipe.args")),
     (coupling_problems, ("recipe.target", "batch.micro_size", "exchange.name", "modulators")),
     (batch_problems, ("batch.global_size", "resources.workers")),
+    (range_problems, ("exchange", "data.source")),
     (nesterov_problems, ("optimizer.name", "optimizer.momentum", "optimizer.dampening", "optimizer.nesterov")),
     (preset_problems, ("optimizer", "train.clip_grad_norm", "train.auto_clip")),
     (adaptation_problems, ("optimizer",)),
@@ -188,7 +199,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (drawn_problems, ("exchange", "batch.global_size", "resources.workers")),
     (served_problems, ("exchange", "train.precision", "data", "optimizer")),
     (injection_problems, ("exchange", "resources.workers")),
-    (push_problems, ("exchange", "batch.global_size", "sweep")),
+    (push_problems, ("exchange", "batch.global_size")),
     (order_problems, ("exchange", "resources.workers", "train.steps", "train.samples", "batch.global_size", "then")),
     (ordered_problems, ("exchange", "data", "batch")),
     (inconsistent_problems, ("exchange", "train", "optimizer")),
@@ -204,6 +215,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
         ahead_problems,
         ("modulators", "exchange", "batch.controller.name", "data.source", "train.activation_checkpointing"),
     ),
+    (exit_code_problems, ("retries",)),
     (mesh_problems, ("engine", "resources.workers")),
     (offload_problems, ("engine",)),
     (deepspeed_problems, ("engine", "batch", "resources.workers", "train.clip_grad_norm", "train.precision")),
@@ -215,7 +227,8 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     ),
     (option_problems, ("data.source.name", "data.source.options")),
     (stream_problems, ("data.source", "data.loader_workers", "train.epochs", "schedule.warmup")),
+    (trials_problems, ("trials", "train.eval_every", "exchange", "sweep")),
 )
 """Every check with the fields it reads."""
 SWEEP_CHECKS: tuple[Check, ...] = tuple(single_check for single_check, reads in CHECKS if "sweep" in reads)
-"""The checks of how many trials there are, which no trial can see alone."""
+"""The checks of the whole sweep, which no trial can see alone."""

@@ -87,7 +87,7 @@ def _type_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _job_rules(spec: JobSpec) -> Iterator[Rule]:
-    workers, precision = spec.resources.workers, spec.train.precision
+    workers, precision = spec.resources.num_workers, spec.train.precision
     yield Rule("num_processes", (workers,), f"resources.workers is {workers}")
     yield Rule("mixed_precision", _PRECISIONS[precision], f"train.precision is {precision}")
     gpus = spec.resources.gpus_per_worker
@@ -101,7 +101,7 @@ def _section_rules(section: Any, spec: JobSpec) -> Iterator[Rule]:
             yield Rule(key, (), "deepspeed_config_file is where this is said")
         return
     accumulation = divide_step(
-        spec.batch.global_size, spec.resources.workers, spec.batch.planned_micro_size
+        spec.batch.global_size, spec.resources.num_workers, spec.batch.planned_micro_size
     ).num_micro_batches
     yield Rule("gradient_accumulation_steps", tuple(dict.fromkeys((accumulation, 1))), batch_arithmetic(spec))
     yield clipping_rule("gradient_clipping", spec)

@@ -14,7 +14,7 @@ _FILE = "a CSV file as `simulate delay --write` or a job's pushes.csv has it"
 
 
 def push_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
-    """The pushes of an update have equally many samples, and one model has the workers."""
+    """The pushes of an update have equally many samples."""
     if not isinstance(spec.exchange, Asynchronous):
         return
     size, pushes = spec.batch.global_size, spec.exchange.pushes_per_update
@@ -51,7 +51,7 @@ def order_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
 
 def _contents(spec: JobSpec, name: str, order: list[OrderedPush]) -> Iterator[Problem]:
     assert isinstance(spec.exchange, Asynchronous | Delayed)  # no other has an order
-    path, workers = "exchange.order", spec.resources.workers
+    path, workers = "exchange.order", spec.resources.num_workers
     pushes = pushes_per_update(spec.exchange, order)
     num_pushes = _pushes_of(spec, pushes)
     if {push.chunk for push in order} != set(range(num_pushes)):

@@ -18,7 +18,7 @@ MOST_CYCLIC_WORKERS_BF16 = 16
 
 def scheme_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """The scheme's parameters fit each other and the number of workers."""
-    exchange, workers = spec.exchange, spec.resources.workers
+    exchange, workers = spec.exchange, spec.resources.num_workers
     if not isinstance(exchange, Coded):
         return
     values = exchange.parameters()
@@ -72,7 +72,7 @@ def drawn_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """With backup workers every worker draws a whole number of samples."""
     if not isinstance(spec.exchange, Coded) or spec.exchange.scheme != "backup":
         return
-    size, workers = spec.batch.global_size, spec.resources.workers
+    size, workers = spec.batch.global_size, spec.resources.num_workers
     backups = spec.exchange.parameters()["backups"]
     if backups < workers and size % (workers - backups):
         counted = workers - backups

@@ -50,7 +50,7 @@ def groups_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
 def single_group_problems(spec: JobSpec, who: str) -> Iterator[Problem]:
     """Yield one problem where a method that compares groups, workers or micro-batches, would have only one."""
     size, micro_size = spec.batch.global_size, spec.batch.planned_micro_size
-    if spec.resources.workers == 1 and (micro_size is None or micro_size >= size):
+    if spec.resources.num_workers == 1 and (micro_size is None or micro_size >= size):
         message = f"{who} compares groups of a step's samples, and one worker would have only one"
         legal = f"a number below {size}, or resources.workers of 2 and more"
         yield Problem("", "batch.micro_size", shown(spec.batch.micro_size), message, legal)
@@ -58,7 +58,7 @@ def single_group_problems(spec: JobSpec, who: str) -> Iterator[Problem]:
 
 def size_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """The sizes that the batch may take go with its first one and with the number of workers."""
-    controller, size, workers = spec.batch.controller, spec.batch.global_size, spec.resources.workers
+    controller, size, workers = spec.batch.controller, spec.batch.global_size, spec.resources.num_workers
     if isinstance(controller, Adaptive | Seesaw):
         guards = controller.guards if isinstance(controller, Adaptive) else None
         path = "batch.controller." + ("max_size" if guards is None else "guards.max_size")

@@ -52,7 +52,7 @@ def clipping_rule(path: str, spec: JobSpec) -> Rule:
 
 def batch_arithmetic(spec: JobSpec) -> str:
     """How the job divides a step, as its problems say it."""
-    size, workers = spec.batch.global_size, spec.resources.workers
+    size, workers = spec.batch.global_size, spec.resources.num_workers
     division = divide_step(size, workers, spec.batch.planned_micro_size)
     micro, num_micro = division.largest_micro_batch, division.num_micro_batches
     if size == workers * micro * num_micro:
@@ -63,7 +63,7 @@ def batch_arithmetic(spec: JobSpec) -> str:
 
 def _batch_rules(spec: JobSpec) -> Iterator[Rule]:
     message = batch_arithmetic(spec)
-    division = divide_step(spec.batch.global_size, spec.resources.workers, spec.batch.planned_micro_size)
+    division = divide_step(spec.batch.global_size, spec.resources.num_workers, spec.batch.planned_micro_size)
     micro = dict.fromkeys((division.largest_micro_batch, spec.batch.planned_micro_size or division.largest_micro_batch))
     yield Rule("train_batch_size", (spec.batch.global_size,), message)
     yield Rule("train_micro_batch_size_per_gpu", tuple(micro), message)

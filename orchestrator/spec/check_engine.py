@@ -59,7 +59,7 @@ def mesh_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """The replica groups of FSDP2 take up all workers."""
     if not isinstance(spec.engine, Fsdp2):
         return
-    mesh, workers = spec.engine.mesh, spec.resources.workers
+    mesh, workers = spec.engine.mesh, spec.resources.num_workers
     if mesh.shard is None and workers % mesh.replicate:
         message = f"{workers} workers / {mesh.replicate} replica groups = {workers / mesh.replicate:.3g} workers each"
         divisors = ", ".join(str(n) for n in range(1, workers + 1) if workers % n == 0)

@@ -54,7 +54,7 @@ def group_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     for index, modulator in enumerate(spec.modulators):
         if not isinstance(modulator, Sam) or modulator.m is None:
             continue
-        division = divide_step(spec.batch.global_size, spec.resources.workers, spec.batch.planned_micro_size)
+        division = divide_step(spec.batch.global_size, spec.resources.num_workers, spec.batch.planned_micro_size)
         if modulator.m > division.largest_micro_batch:
             message = f"a backward of one worker has {division.largest_micro_batch} samples"
             legal = f"at most {division.largest_micro_batch}, or null"

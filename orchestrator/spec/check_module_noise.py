@@ -86,7 +86,7 @@ def _square_problems(spec: JobSpec) -> Iterator[Problem]:
 
 
 def _halves_problems(spec: JobSpec, path: str) -> Iterator[Problem]:
-    workers, engine = spec.resources.workers, spec.engine
+    workers, engine = spec.resources.num_workers, spec.engine
     legal = "norms, which needs none"
     if not isinstance(engine, Ddp | Fsdp2):
         message = f"{engine.title} does not show the gradients of two halves"

@@ -49,7 +49,7 @@ def injection_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """The file of delays has a number for each worker."""
     if not isinstance(spec.exchange, Served) or spec.exchange.inject is None:
         return
-    name, workers = spec.exchange.inject.delays, spec.resources.workers
+    name, workers = spec.exchange.inject.delays, spec.resources.num_workers
     try:
         rows = read_delays(folder / name)
     except ValueError as error:

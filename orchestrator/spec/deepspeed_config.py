@@ -63,7 +63,7 @@ def resolved(values: Mapping[str, Any], spec: JobSpec, zero: Zero) -> dict[str, 
     config = without_defaults(values)
     for key in ("train_batch_size", "torch_autocast", "bfloat16"):
         config.pop(key, None)
-    division = divide_step(spec.batch.global_size, spec.resources.workers, spec.batch.planned_micro_size)
+    division = divide_step(spec.batch.global_size, spec.resources.num_workers, spec.batch.planned_micro_size)
     return config | {
         "train_micro_batch_size_per_gpu": division.largest_micro_batch,
         "gradient_accumulation_steps": 1,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from orchestrator.spec.methods.all_optimizers import OptimizerConfig
 from orchestrator.spec.methods.controllers import ConstantBatch, ControllerConfig
 from orchestrator.spec.methods.distribution import AllReduce, ExchangeConfig
+from orchestrator.spec.methods.early_stopping import EarlyStopping
 from orchestrator.spec.methods.engines import Ddp, EngineConfig
 from orchestrator.spec.methods.modulators import ModulatorConfig
 from orchestrator.spec.methods.optimizers import AdamW
 from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.methods.schedules import Constant, ScalingConfig, ScheduleConfig
 from orchestrator.spec.methods.sources import RecipeSource, SourceConfig
+from orchestrator.spec.retry_classes import RetryClass
 from orchestrator.spec.section import (
     Patterns,
     PositiveFloat,
@@ -133,11 +135,35 @@ class Data(Section):
     """Micro-batches that each loader process prepares ahead."""
 
 
+class WorkerRange(Section):
+    """Elastic workers: as many as there is room for, which may be other numbers while the job runs."""
+
+    min: PositiveInt
+    """The least number that the job trains with; it waits for so many."""
+    max: PositiveInt
+    """The most workers that it takes."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min: {self.min} is more than max: {self.max}. Legal: 1 <= min <= max")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.min} to {self.max}"
+
+
+def _form_of_workers(value: Any) -> str:
+    return "range" if isinstance(value, dict | WorkerRange) else "number"
+
+
 class Resources(Section):
     """What the job needs of the cluster; all workers are equal."""
 
-    workers: PositiveInt = 1
-    """Number of workers."""
+    workers: Annotated[
+        Annotated[PositiveInt, Tag("number")] | Annotated[WorkerRange, Tag("range")], Discriminator(_form_of_workers)
+    ] = 1
+    """Number of workers, or `{min: 2, max: 8}`: as many of them as there is room for. See [elastic.md](elastic.md)."""
     cpus_per_worker: PositiveFloat = 1
     """CPU cores that each worker reserves."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
@@ -147,6 +173,16 @@ class Resources(Section):
     what is free, divided by the workers of a node on CPUs."""
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
     """Ray's placement strategy: close together, apart, all on one node, or one worker per node."""
+
+    @property
+    def num_workers(self) -> int:
+        """The number of workers; of a range the least, for which everything has to fit."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def max_workers(self) -> int:
+        """The number of workers; of a range the most."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
 
 class Checkpoint(Section):
@@ -170,6 +206,10 @@ class Retries(Section):
     """A worker raised an error outside the recipe."""
     user_error: Annotated[int, Field(ge=0)] = 0
     """The recipe itself raised an error, or the script ended with another exit code than 0."""
+    infrastructure: Annotated[int, Field(ge=0)] = 5
+    """Ray could not start the workers, or lost track of them, though none of them had failed."""
+    classes: Annotated[tuple[RetryClass, ...], BeforeValidator(list_to_tuple)] = ()
+    """Failures that count under another cause than their own, by exit code or by a pattern of what was printed."""
 
 
 class Queue(Section):
@@ -194,6 +234,15 @@ class Tracking(Section):
     """Tags of the MLflow run."""
     system_metrics_every_s: PositiveFloat | None = 10.0
     """Seconds between two samples of each node's CPU, memory, disk, network and GPU use; null is off."""
+
+
+class Trials(Section):
+    """How the trials of a sweep are run, where each is a training with workers of its own."""
+
+    concurrent: PositiveInt = 1
+    """Trials that run at the same time. On a cluster each waits in the queue for its own workers."""
+    early_stopping: EarlyStopping | None = None
+    """Which trials are stopped because others are ahead; null lets all finish."""
 
 
 class _Named(Section):
@@ -266,11 +315,14 @@ class JobSpec(_Conditions, _Training, _Named):
     """One training job that follows a recipe."""
 
     sweep: Annotated[dict[str, Any], Field(json_schema_extra={"additionalProperties": _SWEPT})] = {}
-    """Dotted paths, each with a list of values: every combination is a model that shares the workers with the others.
+    """Dotted paths, each with a list of values: every combination is a training.
 
-    `zip: {...}` around the paths puts the lists side by side; `grid: {...}` says that it combines them. Needs
-    `exchange: coded`. See [sweeps.md](sweeps.md).
+    `zip: {...}` around the paths puts the lists side by side; `grid: {...}` says that it combines them; `random: {...}`
+    draws `trials` values from each path's distribution. With `exchange: coded` the trainings share the workers, else
+    each has its own. See [sweeps.md](sweeps.md).
     """
+    trials: Trials = Trials()
+    """How the trials of a sweep are run, where each is a training with workers of its own."""
 
 
 class ScriptJobSpec(_Conditions, _Scripted, _Named):

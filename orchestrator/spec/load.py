@@ -24,7 +24,20 @@ from orchestrator.spec.problems import Problem, SpecError, dotted, shown
 
 NOT_PART_OF_TRAINING: dict[str, Any] = {
     **dict.fromkeys(
-        ("name", "engine", "resources", "checkpoint", "retries", "queue", "tracking", "storage", "mirror", "env"), True
+        (
+            "name",
+            "engine",
+            "resources",
+            "checkpoint",
+            "retries",
+            "queue",
+            "tracking",
+            "storage",
+            "mirror",
+            "env",
+            "trials",
+        ),
+        True,
     ),
     "train": {"activation_checkpointing", "compile", "log_every"},
     "exchange": {"bucket_mib", "worker_timeout_s"},

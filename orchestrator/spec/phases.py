@@ -49,7 +49,7 @@ def samples_per_step(spec: JobSpec) -> int:
     """Samples that one step uses up: the batch, and what spare workers draw beside it."""
     if not isinstance(spec.exchange, Served):
         return spec.batch.global_size
-    return round(spec.batch.global_size * spec.exchange.draw_factor(spec.resources.workers))
+    return round(spec.batch.global_size * spec.exchange.draw_factor(spec.resources.num_workers))
 
 
 def phases_of(spec: JobSpec) -> tuple[JobSpec, ...]:

@@ -31,7 +31,7 @@ def seams() -> dict[str, Seam]:
 def _seams_of(section: type[Section], prefix: str) -> Iterator[tuple[str, Seam]]:
     for name, field in section.model_fields.items():
         members = sections_in(field.annotation)
-        methods = members or _items_in(field.annotation)
+        methods = members or items_in(field.annotation)
         names = [_method_name(member) for member in methods]
         if methods and all(names):
             default = getattr(field.get_default(), "name", "")
@@ -49,10 +49,10 @@ def sections_in(annotation: Any) -> list[type[Section]]:
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, Section) else []
 
 
-def _items_in(annotation: Any) -> list[type[Section]]:
+def items_in(annotation: Any) -> list[type[Section]]:
     """The sections among the items of a list."""
     if get_origin(annotation) is Annotated:
-        return _items_in(get_args(annotation)[0])
+        return items_in(get_args(annotation)[0])
     return sections_in(get_args(annotation)[0]) if get_origin(annotation) is tuple else []
 
 

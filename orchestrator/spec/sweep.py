@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.spec.document import with_values
+from orchestrator.spec.draws import draw_lists
 from orchestrator.spec.job import MAX_NAME_CHARACTERS, AnyJobSpec, JobSpec
+from orchestrator.spec.methods.coded import Coded
 
-COMBINATIONS = ("grid", "zip")
-"""grid takes every combination of the lists' values; zip takes the first of each list, then the second of each."""
+COMBINATIONS = ("grid", "zip", "random")
+"""grid takes every combination of the lists' values; zip takes the first of each list, then the second of each; random
+draws each list."""
+
+
+def has_separate_trials(spec: AnyJobSpec) -> bool:
+    """Whether a job is a sweep whose trials are trainings with workers of their own; coded ones share the workers."""
+    return isinstance(spec, JobSpec) and bool(spec.sweep) and not isinstance(spec.exchange, Coded)
 
 
 def trials_of(spec: JobSpec) -> tuple[JobSpec, ...]:
@@ -42,20 +50,31 @@ def sweep_of(spec: AnyJobSpec) -> tuple[Mapping[str, Any], ...]:
 def choices_of(sweep: Mapping[str, Any]) -> tuple[Mapping[str, int], ...]:
     """For each trial the index of its value in the list of each dotted path; in a grid the last path varies fastest."""
     how, lists = lists_of(sweep)
-    if how == "zip":
+    if how != "grid":
         return tuple(dict.fromkeys(lists, index) for index in range(min(map(len, lists.values()))))
     ranges = [range(len(values)) for values in lists.values()]
     return tuple(dict(zip(lists, indices, strict=True)) for indices in itertools.product(*ranges))
 
 
 def lists_of(sweep: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """How a sweep combines its lists, and the lists by dotted path; paths that stand alone are a grid."""
-    return next(((how, sweep[how]) for how in COMBINATIONS if how in sweep), ("grid", sweep))
+    """How a sweep combines its lists, and the lists by dotted path; paths that stand alone are a grid.
+
+    Those of a random sweep are drawn here, and stand side by side.
+    """
+    how = combination_of(sweep)
+    if how == "random":
+        return how, draw_lists(sweep[how])
+    return (how, sweep[how]) if how in sweep else ("grid", sweep)
+
+
+def combination_of(sweep: Mapping[str, Any]) -> str:
+    """``grid``, ``zip`` or ``random``."""
+    return next((how for how in COMBINATIONS if how in sweep), "grid")
 
 
 def shared_values(spec: JobSpec) -> dict[str, Any]:
-    """The plain values that a sweep's trials start from: all defaults filled in, and no sweep."""
-    return spec.model_dump(mode="json", exclude={"sweep"})
+    """The plain values that a sweep's trials start from: all defaults filled in, no sweep, and no copy of their own."""
+    return spec.model_dump(mode="json", exclude={"sweep", "trials", "mirror"})
 
 
 def _trial_name(name: str, index: int) -> str:

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
@@ -26,6 +27,7 @@ SQLITE_PREFIX = "sqlite:///"
 _USER_INFO = re.compile(r"://([^\s/?#]*)@")
 _SECRET_IN_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:password|token|secret)[^=&\s]*=)[^&\s]*")
 _SEARCH = "/api/2.0/mlflow/experiments/search"
+_DEFAULT_EXPERIMENT = "/api/2.0/mlflow/experiments/get"
 
 
 def resolve_tracking_uri(spec_uri: str | None, environ: Mapping[str, str], storage: Path) -> str:
@@ -123,11 +125,8 @@ def _check_file(path: Path) -> None:
 
 def _check_server(uri: str, parts: SplitResult, timeout_s: float) -> None:
     authority = parts.netloc.rpartition("@")[2]
-    address = urlunsplit((parts.scheme, authority, parts.path.rstrip("/") + _SEARCH, "max_results=1", ""))
     try:
-        request = Request(address, headers=_authorization(parts))
-        with urlopen(request, timeout=timeout_s, context=_tls(parts.scheme)) as response:
-            is_mlflow = isinstance(json.loads(response.read()), dict)
+        is_mlflow = isinstance(_get(parts, _SEARCH, "max_results=1", timeout_s), dict)
     except HTTPError as error:
         with error:
             raise OutOfReachError(_refusal(redact(uri), authority, error)) from error
@@ -138,6 +137,30 @@ def _check_server(uri: str, parts: SplitResult, timeout_s: float) -> None:
         raise OutOfReachError(f"MLflow at {redact(uri)} does not answer: {reason}") from error
     if not is_mlflow:
         raise OutOfReachError(f"What answers at {redact(uri)} is not an MLflow server")
+
+
+def _get(parts: SplitResult, path: str, query: str, timeout_s: float) -> Any:
+    """Ask the server; raises whatever ``urlopen`` does, and ValueError for what is no JSON."""
+    authority = parts.netloc.rpartition("@")[2]
+    address = urlunsplit((parts.scheme, authority, parts.path.rstrip("/") + path, query, ""))
+    request = Request(address, headers=_authorization(parts))
+    with urlopen(request, timeout=timeout_s, context=_tls(parts.scheme)) as response:
+        return json.loads(response.read())
+
+
+def artifact_location(uri: str, timeout_s: float) -> str | None:
+    """Where a server keeps the artifacts of new experiments, as its first one shows; None where it does not tell."""
+    parts = urlsplit(uri)
+    if parts.scheme not in {"http", "https"}:
+        return None
+    try:
+        answer = _get(parts, _DEFAULT_EXPERIMENT, "experiment_id=0", timeout_s)
+        return str(answer["experiment"]["artifact_location"])
+    except HTTPError as error:
+        error.close()
+        return None
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return None
 
 
 def _refusal(shown: str, authority: str, error: HTTPError) -> str:

@@ -105,7 +105,7 @@ class _Assembly:
         self._exchange: Any = None  # engines with messages of their own build none
         self._plan = _read_plan(spec, self._code)
         self._compensation = _build_compensation(
-            spec, num_workers=spec.resources.workers if self._plan is None else self._plan.num_workers
+            spec, num_workers=spec.resources.num_workers if self._plan is None else self._plan.num_workers
         )
         checkpoint = latest_checkpoint(context.run_directory.checkpoints)
         if self._phases[0].batch.micro_size == "auto":
@@ -242,6 +242,7 @@ class _Assembly:
             total_samples=None if num_samples is None else start.samples + num_samples,
             start=start,
             step_samples=samples_per_step(spec),
+            num_workers=len(context.worker_nodes) if context.is_elastic else None,
             eval_every=spec.train.eval_every,
             save_every=spec.checkpoint.every,
             step=step,

@@ -48,7 +48,7 @@ class ChunkWorker:
         ]
         self._delays: Delays | None = None
         if self._config.inject is not None:
-            drawn = self._config.draw_factor(spec.resources.workers)
+            drawn = self._config.draw_factor(spec.resources.num_workers)
             self._delays = Delays(self._config.inject, code, port.sender.worker, drawn)
 
     def serve(self) -> None:

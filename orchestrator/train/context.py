@@ -24,6 +24,8 @@ class RankContext:
     """The node of each rank."""
     served: ServedPlace | None = None
     """Where the ranks are shards that other processes compute for."""
+    is_elastic: bool = False
+    """Whether another attempt of the job may have another number of workers."""
 
     @property
     def worker_nodes(self) -> tuple[str, ...]:

@@ -51,6 +51,8 @@ class Job:
     """Where the phase began."""
     step_samples: int
     """Samples that a step of the spec's batch counts for in the schedule."""
+    num_workers: int | None = None
+    """Workers that train now, told with every step; None where no attempt of the job has another number."""
     plans: deque[BatchPlan] = field(default_factory=lambda: deque(maxlen=2))
     """Of the last two steps of this attempt."""
     step: int = 0

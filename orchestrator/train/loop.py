@@ -98,6 +98,8 @@ def _take_step(job: Job, plan: BatchPlan) -> None:
         "step_s": elapsed_s,
         **engine_facts,
     }
+    if job.num_workers is not None:
+        facts["workers"] = job.num_workers
     for modulator in job.modulators:
         facts.update(modulator.report())
     job.plans.append(plan)

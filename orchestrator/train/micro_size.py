@@ -130,7 +130,7 @@ class MicroSizeSearch:
         Raises:
             RecipeError: where one sample does not fit.
         """
-        cache = self._context.run_directory.root.parent / CACHE_FOLDER / f"{self._key()}.json"
+        cache = self._context.run_directory.storage / CACHE_FOLDER / f"{self._key()}.json"
         known = self._agreed(_read(cache) if self._context.collectives.rank == 0 else None)
         if known is not None:
             return known, True

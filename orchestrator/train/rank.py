@@ -12,6 +12,7 @@ from orchestrator.checkpoint.listing import latest_checkpoint, step_of
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.protocols import Tracker
 from orchestrator.core.run_directory import RunDirectory
+from orchestrator.spec.elastic import is_elastic, with_workers
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_recipe_job
 from orchestrator.tracking.metrics_file import trim_metrics
@@ -42,15 +43,18 @@ def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str
     """
     directory = RunDirectory(run_directory)
     with own_process(directory.rank_log(attempt, int(os.environ.get("RANK", "0")))):
-        spec = load_recipe_job(directory.resolved_spec)
-        torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
+        whole = load_recipe_job(directory.resolved_spec)
+        torch.set_num_threads(max(1, int(whole.resources.cpus_per_worker)))
         collectives = Collectives()
+        # Of a range the workers that there are now: nothing below knows of others.
+        spec = with_workers(whole, collectives.world_size)
         context = RankContext(
             run_directory=directory,
             attempt=attempt,
             collectives=collectives,
             device=device_of(spec),
             nodes=tuple(collectives.all_gather_object(node)),
+            is_elastic=is_elastic(whole),
         )
         with watch_node(spec, context.nodes, collectives.rank, tracking_uri, mlflow_run_id):
             return Training(spec, context, tracking_uri, mlflow_run_id).run()

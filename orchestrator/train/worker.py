@@ -47,7 +47,7 @@ def main(
     with own_process(directory.rank_log(attempt, worker)):
         spec = load_recipe_job(directory.resolved_spec)
         torch.set_num_threads(max(1, int(spec.resources.cpus_per_worker)))
-        os.environ.update(RANK=str(worker), WORLD_SIZE=str(spec.resources.workers))
+        os.environ.update(RANK=str(worker), WORLD_SIZE=str(spec.resources.num_workers))
         kind = LeaseWorker if isinstance(spec.exchange, Asynchronous) else ChunkWorker
         computing = kind(spec, directory.code, port, device_of(spec))
         every_s = spec.tracking.system_metrics_every_s if watches_node else None

@@ -159,6 +159,10 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "preempted": ({"by": "big (priority 5)", "step": 1234}, "makes room for big (priority 5) after step 1,234"),
     "waiting": ({"reason": "needs 4 workers"}, "waiting: needs 4 workers"),
+    "resized": (
+        {"from": 2, "to": 4, "why": "room for more", "step": 1234},
+        "goes on with 4 workers in place of 2: room for more",
+    ),
     "placed": ({"attempt": 1, "script": "train.py", "workers": 2}, "train.py starts on 2 workers"),
     "started": (
         {"workers": 1, "total_steps": None, "total_samples": 60000},
@@ -190,6 +194,11 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "gave_up": ({"message": "x", "budget": "retries.user_error 0 of 0"}, "not restarted (retries.user_error 0 of 0)"),
     "stop_requested": ({}, "somebody asked for a stop"),
+    "trial_started": ({"trial": 3, "sets": "optimizer.lr = 0.1"}, "trial 3 starts: optimizer.lr = 0.1"),
+    "trial_ended": (
+        {"trial": 3, "phase": "failed", "reason": "user_error", "message": "no such thing", "step": 4},
+        "trial 3 failed: no such thing",
+    ),
     "tracking_outage": ({"message": "refused"}, "metrics wait in the run directory: refused"),
     "tracking_restored": ({"message": "x"}, "MLflow answers again"),
     "metrics_unsent": ({"lines": 3}, "MLflow lacks 3 lines of metrics.jsonl"),

@@ -188,6 +188,7 @@ def test_status_as_json_has_the_trials(cli, run: RunDirectory, storage: Path) ->
         "evaluation": {},
         "model": None,
         "mlflow_run_id": "abc",
+        "reason": None,
     }
     (job,) = json.loads(cli("list", "--storage", storage, "--json").out)
     assert "trials" not in job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -18,15 +19,16 @@ class SecondNode:
 
     Args:
         head: the cluster to join.
+        num_cpus: that it offers.
     """
 
-    def __init__(self, head: RayHead) -> None:
+    def __init__(self, head: RayHead, num_cpus: int = 1) -> None:
         names = "dashboard-agent-listen-port dashboard-agent-grpc-port metrics-export-port"
         names += " runtime-env-agent-port node-manager-port object-manager-port"
         ports = dict(zip(names.split(), free_ports(len(names.split())), strict=True))
         self.folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
         command = [Path(sys.executable).with_name("ray"), "start", "--block", f"--address={head.gcs_address}"]
-        command += ["--num-cpus=1", "--num-gpus=0", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+        command += [f"--num-cpus={num_cpus}", "--num-gpus=0", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
         command += ["--object-store-memory=100000000"]
         with (self.folder / "start.log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -42,6 +44,14 @@ class SecondNode:
         assert self.process.poll() is None, (self.folder / "start.log").read_text()
         children = psutil.Process(self.process.pid).children(recursive=True)
         return any(child.name() == "raylet" for child in children)
+
+    def kill(self) -> None:
+        """End every process of it at once, without a word to the cluster, as a machine that loses its power does."""
+        processes = [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
 
     def close(self) -> None:
         """End the node by the ids of its own processes."""

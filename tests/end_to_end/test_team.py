@@ -17,9 +17,9 @@ import psutil
 import pytest
 from end_to_end.user import lines, run, state, steps, wait_until, write_job
 
-from cluster.local.namespaces import Namespaces, why_not
-from cluster.local.nodes import Cluster
 from cluster.local.tracking import TrackingServer
+from orchestrator.launch.local_nodes import LocalCluster
+from orchestrator.launch.namespaces import Namespaces, why_not
 from orchestrator.tracking.client import open_client
 
 pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(1500)]
@@ -71,7 +71,7 @@ class Team:
     """A storage, a cluster and a history that several people share."""
 
     folder: Path
-    cluster: Cluster
+    cluster: LocalCluster
     server: TrackingServer
     go: Path = field(init=False)
 
@@ -85,11 +85,7 @@ class Team:
 
     @property
     def env(self) -> dict[str, str]:
-        return {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": self.cluster.token,
-            "RAY_API_SERVER_ADDRESS": self.cluster.address,
-        }
+        return self.cluster.record.environment
 
     def submit(self, name: str, owner: str, priority: int, workers: int, **fields: Any) -> None:
         values = {"steps": STEPS, "placement": "pack", "uri": self.server.uri, "go": self.go, **fields}
@@ -113,7 +109,7 @@ class Team:
 def team(tmp_path: Path) -> Iterator[Team]:
     with (
         TrackingServer(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "mlflow") as server,
-        Cluster(num_nodes=3, cpus_per_node=2, head_cpus=0) as cluster,
+        LocalCluster(num_nodes=3, cpus_per_node=2, head_cpus=0) as cluster,
     ):
         yield Team(tmp_path, cluster, server)
 
@@ -148,7 +144,7 @@ def test_twenty_jobs_of_two_people_while_things_die(team: Team) -> None:
 
     wait_until(lambda: len(team.of_phase("succeeded")) >= 9, "9 jobs", LONG_S)
     raylet = next(
-        p for p in psutil.Process(team.cluster.nodes[-1].pid).children(recursive=True) if p.name() == "raylet"
+        p for p in psutil.Process(team.cluster.record.nodes[-1].pid).children(recursive=True) if p.name() == "raylet"
     )
     raylet.kill()
 
@@ -164,8 +160,8 @@ def test_twenty_jobs_of_two_people_while_things_die(team: Team) -> None:
     _check_history(team, names)
 
 
-def _processes(cluster: Cluster) -> list[psutil.Process]:
-    return [child for node in cluster.nodes for child in psutil.Process(node.pid).children(recursive=True)]
+def _processes(cluster: LocalCluster) -> list[psutil.Process]:
+    return [child for node in cluster.record.nodes for child in psutil.Process(node.pid).children(recursive=True)]
 
 
 def _status(team: Team, name: str) -> str:
@@ -245,7 +241,7 @@ def test_nodes_with_addresses_of_their_own(tmp_path: Path) -> None:
     with (
         Namespaces(4) as network,
         TrackingServer(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "mlflow", network.outside) as server,
-        Cluster(num_nodes=3, cpus_per_node=1, head_cpus=0, namespaces=network) as cluster,
+        LocalCluster(num_nodes=3, cpus_per_node=1, head_cpus=0, namespaces=network) as cluster,
     ):
         team = Team(tmp_path, cluster, server)
         team.go.touch()

@@ -36,6 +36,7 @@ ALLOWED = {
     "mlflow": {"tracking"},
     "deepspeed": {"engines"},
     "accelerate": {"engines"},
+    "optuna": {"schedule"},
 }
 # The one door through which the control side talks to a cluster that is already there.
 EXCEPTIONS = {("launch/ray_jobs.py", "ray")}

@@ -48,18 +48,19 @@ class RayHead:
 
     Args:
         python_path: Folder that its jobs import from.
+        num_cpus: That it offers.
     """
 
-    def __init__(self, python_path: Path) -> None:
+    def __init__(self, python_path: Path, num_cpus: int = 2) -> None:
         names = "port dashboard-port dashboard-agent-listen-port dashboard-agent-grpc-port metrics-export-port"
         names += " runtime-env-agent-port ray-client-server-port node-manager-port object-manager-port"
         ports = dict(zip(names.split(), free_ports(len(names.split())), strict=True))
         self.gcs_address = f"127.0.0.1:{ports['port']}"
         self.address = f"http://127.0.0.1:{ports['dashboard-port']}"
         self.folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # socket paths have to be short
-        command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0"]
-        command += ["--include-dashboard=true", "--disable-usage-stats", f"--temp-dir={self.folder}"]
-        command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
+        command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-gpus=0"]
+        command += [f"--num-cpus={num_cpus}", "--include-dashboard=true", "--disable-usage-stats"]
+        command += [f"--temp-dir={self.folder}", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
         with (self.folder / "start.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *(f"--{name}={port}" for name, port in ports.items())],

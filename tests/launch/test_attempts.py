@@ -56,3 +56,12 @@ def test_a_stop_is_told_by_its_reason() -> None:
 
 def test_without_a_placed_worker_there_is_no_attempt() -> None:
     assert attempts_of([event(1, "queued"), event(2, "failed", reason="timed_out")]) == []
+
+
+def test_another_number_of_workers_ends_one_attempt_and_begins_another() -> None:
+    events = [placed(100, 1, 2), event(110, "started", step=0), event(190, "checkpoint_saved", step=7)]
+    events += [event(200, "resized", **{"from": 2, "to": 4, "why": "room for more", "step": 7})]
+    events += [placed(210, 2, 4), event(220, "resumed", step=7), event(300, "succeeded", reason=None, message="done")]
+    first, second = attempts_of(events)
+    assert (first.ending, first.workers, first.seconds(0)) == ("resized", 2, 100)
+    assert (second.ending, second.workers, second.seconds(0), second.from_step) == ("succeeded", 4, 90, 7)

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory, read_json_lines
-from orchestrator.launch import control
+from orchestrator.launch import control, lost
 from orchestrator.launch.control import reconcile, stop
 from orchestrator.launch.local import LocalBackend
 from orchestrator.launch.processes import Liveness, liveness, this_process
@@ -178,3 +178,29 @@ def test_a_storage_that_is_only_readable_is_only_read(job, sleeper, monkeypatch)
     job.update_state(phase="running", driver=ended(sleeper))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert reconcile(job)["phase"] == "running"
+
+
+def test_a_run_that_mlflow_could_not_end_is_ended_when_it_answers(job, sleeper, tmp_path, monkeypatch):
+    """The server is away when the driver dies; later somebody looks at the job."""
+    uri, away = f"sqlite:///{tmp_path}/history.db", "http://127.0.0.1:9"
+    run_id = open_run(uri, "tests", "tiny", {}, {})
+    job.update_state(phase="running", driver=ended(sleeper), mlflow_run_id=run_id, tracking_uri=away)
+    state = reconcile(job)
+    assert open_client(uri).get_run(run_id).info.status == "RUNNING"
+    job.update_state(tracking_uri=uri)
+    assert reconcile(job)["mlflow_open_since"] == state["mlflow_open_since"], "not asked again at once"
+    monkeypatch.setattr(lost, "TRY_AGAIN_S", -1.0)
+    assert reconcile(job)["mlflow_open_since"] is None
+    found = open_client(uri).get_run(run_id).info
+    assert (found.status, found.end_time) == ("FAILED", int(state["finished_at"] * 1000))
+    before = job.state_file.read_bytes()
+    assert reconcile(job)["phase"] == "failed"
+    assert job.state_file.read_bytes() == before, "once it is ended the job is only read"
+
+
+def test_a_run_that_was_deleted_is_not_asked_for_again(job, sleeper, tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/history.db"
+    open_run(uri, "tests", "tiny", {}, {})
+    job.update_state(phase="running", driver=ended(sleeper), mlflow_run_id="0" * 32, tracking_uri=uri)
+    assert reconcile(job)["mlflow_open_since"] is None
+    assert events(job) == ["queued", "driver_lost", "tracking_out_of_reach"]

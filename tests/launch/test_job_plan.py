@@ -28,6 +28,26 @@ def test_the_arithmetic_by_hand(load):
     assert [row.workers for row in batch_rows(spec) if row.is_chosen] == [3]
 
 
+def test_every_number_of_a_range_is_marked(load):
+    spec = load("batch: {global_size: 64}\nresources: {workers: {min: 2, max: 5}}\n").spec
+    assert [row.workers for row in batch_rows(spec) if row.is_chosen] == [2, 3, 4, 5]
+    assert len(batch_rows(spec)) == 10
+
+
+def test_a_range_needs_the_most_that_any_of_its_numbers_needs(load, storage):
+    spec = "batch: {global_size: 64}\nengine: fsdp2\n"
+    plans = [
+        make_plan(load(f"{spec}resources: {{workers: {workers}}}\n"), storage, os.environ)
+        for workers in ("{min: 2, max: 4}", "2", "4")
+    ]
+    ranged, least, _ = (plan.memory for plan in plans)
+    assert (plans[0].workers, plans[0].max_workers, plans[1].max_workers) == (2, 4, 2)
+    peaks = [plan.memory.peak.total for plan in plans[1:]]
+    assert ranged.peak.total == max(row.peaks["fsdp2"].total for row in ranged.rows if row.is_chosen) >= max(peaks)
+    assert ranged.checkpoint_copy == least.checkpoint_copy
+    assert [row.workers for row in ranged.rows if row.is_chosen] == [2, 3, 4]
+
+
 @pytest.mark.parametrize(("workers", "expected"), [(1, 8), (4, 8), (5, 10)])
 def test_how_many_workers_are_shown(workers, expected, load):
     spec = load("", (f"resources.workers={workers}",)).spec

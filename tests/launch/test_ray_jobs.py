@@ -177,7 +177,7 @@ def test_a_job_that_cannot_be_submitted_is_marked_and_can_be_resumed(client, pre
 def test_a_silent_job_on_a_lost_cluster_is_gone_after_a_while(client, prepared):
     job = prepared.run_directory
     record = {"kind": "ray_jobs", "address": NOWHERE, "submission_id": "tiny-a1"}
-    job.update_state(phase="running", backend=record, driver=this_process())
+    job.update_state(phase="running", backend=record, driver={**this_process(), "host": "elsewhere"})
     assert client.submit(client_side.vitals, job.root).result()[0] == "unknown"
     assert client.submit(client_side.reconcile, job.root).result()["phase"] == "running"
     long_ago = time.time() - 3600
@@ -255,7 +255,7 @@ def test_a_job_on_its_way_to_the_cluster_is_not_lost(head, client, prepared):
     record = {"kind": "ray_jobs", "address": head.address, "submission_id": "on-its-way"}
     job.update_state(backend=record)
     assert client.submit(client_side.reconcile, job.root).result()["phase"] == "queued"
-    job.update_state(driver=this_process())
+    job.update_state(driver={**this_process(), "host": "elsewhere"})
     state = client.submit(client_side.reconcile, job.root).result()
     assert f"the cluster at {head.address} does not know Ray job on-its-way any more" in state["message"]
 

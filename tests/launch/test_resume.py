@@ -53,6 +53,17 @@ def test_resources_may_change_and_are_written_down(stopped):
 
 
 @pytest.mark.parametrize(
+    ("workers", "expected"), [("{min: 1, max: 3}", "1 to 3"), ("{min: 2, max: 8}", "2 to 8"), ("4", "4")]
+)
+def test_a_range_of_workers_may_become_another_or_a_number(workers, expected, stopped):
+    prepare_resume(stopped, ["resources.workers={min: 1, max: 4}"])
+    stopped.update_state(phase="stopped")
+    prepared = prepare_resume(stopped, [f"resources.workers={workers}"])
+    assert load_resolved(stopped.resolved_spec) == prepared.spec
+    assert str(prepared.spec.resources.workers) == expected
+
+
+@pytest.mark.parametrize(
     "override",
     ["train.steps=9", "batch.global_size=64", "optimizer.lr=0.5", "name=other", "then=[{train: {steps: 1}}]"],
 )
@@ -78,7 +89,7 @@ def test_phases_may_not_change_either(load, storage):
 
 def test_what_may_change_is_not_part_of_the_training(load):
     """The checkpoints of a job belong to the hash of its spec, so nothing in the hash may change."""
-    coded = "exchange={name: coded, scheme: uncoded}"
+    coded, sweep = "exchange={name: coded, scheme: uncoded}", "sweep={train.seed: [0, 1]}"
     changed = {
         "engine": ["engine=fsdp2"],
         "exchange.bucket_mib": ["exchange.bucket_mib=1.0"],
@@ -95,10 +106,11 @@ def test_what_may_change_is_not_part_of_the_training(load):
         "data.prefetch": ["data.prefetch=4"],
         "optimizer.implementation": ["optimizer.implementation=eager"],
         "optimizer.log_layers_every": ["optimizer.log_layers_every=5"],
+        "trials.concurrent": [sweep, "trials.concurrent=2"],
     }
     assert set(changed) == set(MAY_CHANGE)
     for overrides in changed.values():
-        before = load("optimizer: lamb\n", tuple(override for override in overrides if override == coded)).spec
+        before = load("optimizer: lamb\n", tuple(override for override in overrides if override in (coded, sweep))).spec
         assert spec_hash(load("optimizer: lamb\n", tuple(overrides)).spec) == spec_hash(before)
 
 

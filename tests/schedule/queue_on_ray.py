@@ -24,7 +24,7 @@ from orchestrator.schedule.queue.keeper import NOT_HEARD_YET
 from orchestrator.schedule.queue.seat import Seat
 from orchestrator.schedule.queue.values import UNIT, Demand, Quota, Request
 
-LEASE_S, GRACE_S = 10.0, 8.0
+LEASE_S, GRACE_S, GROWTH_PAUSE_S = 10.0, 8.0, 3.0
 JOBS = {
     # owner, priority, workers of one CPU each
     "a0": ("ann", 0, 1),
@@ -46,12 +46,14 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 10
         time.sleep(0.02)
 
 
-def seat_for(name: str, workers: int, *, owner: str = "bob", priority: int = 0, preemptible: bool = False) -> Seat:
+def seat_for(
+    name: str, workers: int, *, owner: str = "bob", priority: int = 0, preemptible: bool = False, max_workers: int = 0
+) -> Seat:
     demand = Demand(workers, UNIT)
     quota = QUOTAS[owner]
     request = Request(
         key=name, name=name, demand=demand, submitted=time.time(), priority=priority, owner=owner, account=owner,
-        quota=quota, preemptible=preemptible,
+        quota=quota, preemptible=preemptible, max_workers=max_workers,
     )  # fmt: skip
     seat = Seat(lambda: request)
     seat.wait_again()
@@ -148,12 +150,27 @@ def preemption() -> dict[str, Any]:
     return {"asked_by": asked_by, "position": position}
 
 
+def elasticity() -> dict[str, Any]:
+    """A job that may have all four CPUs keeps one node's and is given the other's again."""
+    seat = seat_for("elastic", 1, preemptible=True, max_workers=4)
+    wait_until(lambda: has_place(seat), "the elastic job's place")
+    whole = (seat.answer and seat.answer.uses) or ()
+    seat.keep(whole[:1])
+    wait_until(lambda: has_place(seat), "an answer about the part")
+    kept = seat.answer and seat.answer.uses
+    wait_until(lambda: seat.answer and seat.answer.uses != kept, "growth")
+    again = (seat.answer and seat.answer.uses) or ()
+    seat.close()
+    places = [sum(use.workers for use in uses) for uses in (whole, kept or (), again)]
+    return {"places": places, "keeps_its_nodes": again[0].node == whole[0].node}
+
+
 def lost_node(cluster: Cluster, node: Any) -> dict[str, Any]:
     """A node of a place goes; the job is told, asks again and hears what is wrong."""
     seat = seat_for("wide", 4)
     wait_until(lambda: has_place(seat), "the wide job's place")
     cluster.remove_node(node)
-    wait_until(lambda: seat.answer is not None and seat.answer.has_lost_nodes, "the news of the lost node")
+    wait_until(lambda: seat.answer is not None and seat.answer.lost_nodes, "the news of the lost node")
     seat.wait_again()
     # The queue itself may have been on that node: then another one has just started.
     wait_until(lambda: seat.answer is not None and seat.answer.reason not in ("", NOT_HEARD_YET), "a reason")
@@ -175,8 +192,9 @@ def main() -> None:
     ray.init(address=cluster.address, log_to_driver=False)
     ray.remote(QueueActor).options(
         name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0, max_restarts=-1
-    ).remote(lease_s=LEASE_S, grace_s=GRACE_S)
+    ).remote(lease_s=LEASE_S, grace_s=GRACE_S, growth_pause_s=GROWTH_PAUSE_S)
     results: dict[str, Any] = {"preemption": preemption(), "killed_driver": killed_driver(cluster.address)}
+    results["elasticity"] = elasticity()
     results["eight_jobs"] = eight_jobs()
     results["lost_node"] = lost_node(cluster, second)
     results["is_detached"] = open_queue() == ray.get_actor(NAME, namespace=NAMESPACE)

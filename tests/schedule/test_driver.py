@@ -12,6 +12,7 @@ from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.values import Failure
 from orchestrator.schedule.attempt import Ended
 from orchestrator.schedule.driver import JobDriver
+from orchestrator.schedule.place import OwnPlace
 
 RECIPE = "name: tiny\nrecipe: {target: 'tiny.py:Digits'}\ntrain: {steps: 6}\nretries: {user_error: 3}\n"
 SCRIPT = "name: tiny\nscript: {path: train.py}\nretries: {user_error: 3}\n"
@@ -45,3 +46,38 @@ def test_an_attempt_that_ends_under_a_stop(
     state = directory.read_state()
     assert (state["phase"], state["message"]) == (phase, result.message)
     assert not directory.stop_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "message"),
+    [
+        (None, "stop_requested", "stopped at step 3, checkpoint written"),
+        (("pruned", "others are ahead"), "pruned", "others are ahead; stopped at step 3, checkpoint written"),
+    ],
+)
+def test_a_stop_may_have_a_reason(
+    asked: tuple[str, str] | None, reason: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.resolved_spec.write_text(RECIPE)
+    driver = JobDriver(directory, embedded=True)
+
+    def one_attempt(history: object) -> Any:
+        directory.stop_file.touch()
+        if asked is not None:
+            directory.ask_to_stop(*asked)
+        directory.stop_file.touch()  # somebody else wants it too
+        return Ended("stopped", "stopped at step 3, checkpoint written")
+
+    monkeypatch.setattr(driver, "_wait_for_place", lambda: None)
+    monkeypatch.setattr(driver, "_one_attempt", one_attempt)
+    assert driver._attempts(None) == STOPPED  # type: ignore[arg-type]  # as above
+    state = directory.read_state()
+    assert (state["phase"], state["reason"], state["message"]) == ("stopped", reason, message)
+    assert directory.stop_request() == {}
+
+
+def test_a_trial_of_a_private_sweep_has_no_queue(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.resolved_spec.write_text(RECIPE)
+    assert isinstance(JobDriver(directory, embedded=False, has_room=True)._place, OwnPlace)

@@ -30,6 +30,7 @@ class FakePlace:
 
     phase = "queued"
     uses = None
+    workers = 1
 
     def __init__(self, *reasons: str | None) -> None:
         self.reasons = list(reasons)
@@ -48,6 +49,13 @@ class FakePlace:
 
     def is_needed_by(self) -> str | None:
         return self.needed_by
+
+    def has_room_beyond(self, num_workers: int) -> bool:
+        return self.workers > num_workers
+
+    def doubt(self) -> list[str]:
+        self.calls.append("doubt")
+        return []
 
     def give_back(self) -> None:
         self.calls.append("give_back")
@@ -199,7 +207,7 @@ def test_scripts_are_not_asked_to_make_room(tmp_path: Path) -> None:
 def test_a_place_is_kept_from_attempt_to_attempt_while_it_is_good(tmp_path: Path) -> None:
     good = Answer(uses=(Use("n0", 1),), again_s=1.0)
     bad = [
-        Answer(uses=(Use("n0", 1),), again_s=1.0, has_lost_nodes=True),
+        Answer(uses=(Use("n0", 1),), again_s=1.0, lost_nodes=("n0",)),
         Answer(uses=None, again_s=1.0),
         Answer(uses=(Use("n0", 1),), again_s=1.0, makes_room_for=queued_place(tmp_path)._request()),
         None,

@@ -14,7 +14,7 @@ from orchestrator.launch.trials import prepare_trials, requeue_trials
 from orchestrator.schedule import history as history_module
 from orchestrator.schedule.history import JobHistory
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.load import dump_resolved
+from orchestrator.spec.load import dump_resolved, load_recipe_job
 from orchestrator.tracking.client import open_client
 from orchestrator.tracking.metrics_file import encode_line
 
@@ -149,6 +149,24 @@ def test_a_run_that_was_deleted_keeps_no_other_open(spec: JobSpec, job: RunDirec
     assert [event["event"] for event in read_json_lines(job.events_file)] == ["queued", "tracking_out_of_reach"]
 
 
+def test_runs_that_could_not_be_ended_are_noted_for_whoever_comes_next(
+    spec: JobSpec, job: RunDirectory, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = opened(spec, job)
+    end(job, "succeeded", "succeeded", "succeeded")
+
+    def is_away(*_: object) -> None:
+        raise OutOfReachError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(history_module, "finish_run", is_away)
+        history.close()
+    assert job.read_state()["mlflow_open_since"] > 0
+    assert [event["event"] for event in read_json_lines(job.events_file)] == ["queued", "tracking_out_of_reach"]
+    history.close()
+    assert job.read_state()["mlflow_open_since"] is None
+
+
 def _until(name: str) -> Any:
     """The function that opens runs, of an MLflow that is gone when the run of this name is asked for."""
 
@@ -161,3 +179,24 @@ def _until(name: str) -> Any:
 
 
 _open_run = history_module.open_run
+
+
+def test_a_trial_with_a_driver_of_its_own_opens_its_run_below_that_of_its_sweep(
+    spec: JobSpec, uri: str, tmp_path: Path
+) -> None:
+    apart = JobSpec.model_validate({**spec.model_dump(mode="json"), "exchange": {"name": "all_reduce"}})
+    sweep = RunDirectory(tmp_path / "runs" / "apart")
+    sweep.root.mkdir(parents=True)
+    sweep.update_state(phase="preparing", attempts=0)
+    prepare_trials(sweep, apart)
+    history = opened(apart, sweep)
+    assert [trial.read_state()["mlflow_run_id"] for trial in sweep.trials] == [None, None], "each opens its own"
+    trial = RunDirectory(sweep.trial(1).root)
+    trial.update_state(**{history_module.PARENT_RUN: history.run_id})
+    opened(load_recipe_job(trial.resolved_spec), trial)
+    child = open_client(uri).get_run(trial.read_state()["mlflow_run_id"])
+    parent = open_client(uri).get_run(history.run_id)
+    assert child.info.experiment_id == parent.info.experiment_id
+    assert (child.info.run_name, child.data.params["optimizer.lr"]) == ("tiny-1", "0.2")
+    assert (child.data.tags["mlflow.parentRunId"], child.data.tags["trial"]) == (history.run_id, "1")
+    assert (child.data.tags["workers"], child.data.tags["team"]) == ("2", "a")

@@ -26,10 +26,19 @@ def test_budgets_last_over_the_life_of_the_job() -> None:
     assert isinstance(policy.decide(failure("worker_lost")), GiveUp)
 
 
-def test_trouble_of_the_infrastructure_draws_on_lost_workers() -> None:
-    policy = RetryPolicy(Retries(worker_lost=1))
+def test_trouble_of_the_infrastructure_has_a_budget_of_its_own() -> None:
+    policy = RetryPolicy(Retries(worker_lost=0, infrastructure=1))
     assert isinstance(policy.decide(failure("infrastructure")), Retry)
-    assert policy.account(failure("worker_lost")) == "retries.worker_lost 1 of 1"
+    assert policy.account(failure("infrastructure")) == "retries.infrastructure 1 of 1"
+    assert isinstance(policy.decide(failure("infrastructure")), GiveUp)
+    assert isinstance(policy.decide(failure("worker_lost")), GiveUp)
+
+
+def test_the_class_that_named_the_cause_is_told() -> None:
+    policy = RetryPolicy(Retries(user_error=0))
+    told = Failure(cause="user_error", message="m", told_by="retries.classes.2")
+    assert isinstance(policy.decide(told), GiveUp)
+    assert policy.account(told) == "retries.user_error 0 of 0, by retries.classes.2"
 
 
 def test_weights_that_diverged_go_back_as_often_as_the_exchange_says() -> None:

@@ -119,6 +119,6 @@ def test_many_drivers_report_less_often() -> None:
 def test_a_node_that_is_gone_is_told() -> None:
     keeper = keeper_at()
     told(keeper, report("a"), OPEN)
-    assert not told(keeper, report("a"), OPEN).has_lost_nodes
+    assert told(keeper, report("a"), OPEN).lost_nodes == ()
     keeper.look(states([]), NO_LIMITS, OPEN + 1)
-    assert told(keeper, report("a"), OPEN + 1).has_lost_nodes
+    assert told(keeper, report("a"), OPEN + 1).lost_nodes == ("n0",)

@@ -172,9 +172,9 @@ def test_what_others_use_is_not_given_away_and_a_lost_node_is_seen() -> None:
     assert reason_of(queue, "a") == "needs 6 CPUs, 5 free; first in the queue"
     queue.refresh(states([(4, 0), (4, 0)]))
     assert granted(queue) == ["a"]
-    assert not queue.has_lost_nodes("a")
+    assert queue.lost_nodes("a") == ()
     queue.refresh(states([(4, 0)], [(0, 0)]))
-    assert queue.has_lost_nodes("a")
+    assert queue.lost_nodes("a")
 
 
 def test_a_grant_that_ray_has_not_seen_yet_is_counted_once_it_is_there_too() -> None:

@@ -89,7 +89,7 @@ class Cluster:
         self._directory = directory
         self._on_push = on_push
         self.links = ShardLinks(
-            port=self, nodes=("here",) * spec.resources.workers, store=MessageStore(), events=queue.SimpleQueue()
+            port=self, nodes=("here",) * spec.resources.num_workers, store=MessageStore(), events=queue.SimpleQueue()
         )
         self.ports: dict[int, ThreadPort] = {}
         self.num_deaths = 0
@@ -97,7 +97,7 @@ class Cluster:
         self._build = threading.Lock()
 
     def start(self) -> None:
-        for worker in range(self._spec.resources.workers):
+        for worker in range(self._spec.resources.num_workers):
             self._start(Sender(worker=worker, incarnation=0))
 
     def _start(self, sender: Sender) -> None:

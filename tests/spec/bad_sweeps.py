@@ -11,12 +11,6 @@ def swept(lists: str, lines: str = "") -> str:
 SEQUENTIAL = "resources: {workers: 4}\nexchange: {name: coded, scheme: m_sgc, window: 3}\n"
 
 SWEEP_FORMS = [
-    BadSpec(
-        "a sweep whose exchange trains one model",
-        good("sweep: {optimizer.lr: [0.1]}"),
-        "sweep",
-        "exchange: all_reduce trains one model; separate jobs for each trial come later. Legal: exchange: coded",
-    ),
     BadSpec("a sweep that is a list", swept("[optimizer.lr]"), "sweep", "a list. Legal: a mapping"),
     BadSpec(
         "one value to sweep over",
@@ -37,7 +31,7 @@ SWEEP_FORMS = [
         "a grid beside a path",
         swept("{train.seed: [1], grid: {optimizer.lr: [0.1]}}"),
         "sweep.grid",
-        "grid stands beside train.seed. Legal: grid or zip around all paths",
+        "grid stands beside train.seed. Legal: grid, zip or random around all paths",
     ),
     BadSpec("grid and zip", swept("{zip: {train.seed: [1]}, grid: {optimizer.lr: [1]}}"), "sweep.grid", "beside zip"),
     BadSpec(

@@ -45,6 +45,8 @@ def test_the_schema_is_a_schema() -> None:
         good("env: {A: null, B: x}\nbase: null"),
         good("exchange: coded\nsweep: {optimizer.lr: [0.1, 0.2]}"),
         good("exchange: coded\nsweep: {zip: {optimizer: [sgd, {name: lamb}], train.seed: [1, 2]}}"),
+        good("sweep: {random: {trials: 3, optimizer.lr: {uniform: [0.1, 0.2]}}}\ntrials: {concurrent: 2}"),
+        good("sweep: {train.seed: [1]}\ntrials: {early_stopping: {rule: asha, first: {steps: 2}}}"),
         "script: {path: train.py, args: [--epochs, 3, --lr, 1e-3]}\nresources: {workers: 2}\nenv: {A: x}\n",
         "base: ../bases/cpu.yaml\n",
         "base: ../bases/cpu.yaml\nscript: {args: [-v]}\n",

@@ -1,15 +1,16 @@
 """Which trials a sweep has, and that they stay the same wherever they are asked for."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from spec.bad_spec import GOOD
 from spec.loading import load
 
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import JobSpec, Trials
 from orchestrator.spec.load import dump_resolved, load_recipe_job, spec_hash
 from orchestrator.spec.methods.optimizers import AdamW
-from orchestrator.spec.sweep import assignments_of, sweep_of, trials_of
+from orchestrator.spec.sweep import assignments_of, has_separate_trials, sweep_of, trials_of
 
 CODED = f"name: tiny\n{GOOD}resources: {{workers: 2}}\nexchange: coded\n"
 
@@ -112,3 +113,39 @@ def test_the_hash_of_a_job_is_of_its_sweep_too(folder: Path) -> None:
 def test_enough_models_make_a_sequential_code_legal(folder: Path) -> None:
     scheme = ("exchange={name: coded, scheme: m_sgc, window: 3}", "resources.workers=4")
     assert len(trials_of(loaded(folder, "{train.seed: [0, 1, 2]}", *scheme))) == 3
+
+
+@pytest.mark.parametrize(
+    ("sweep", "field", "values"),
+    [
+        ("{resources.workers: [1, 2]}", "resources.workers", [1, 2]),
+        ("{engine: [ddp, fsdp2]}", "engine.name", ["ddp", "fsdp2"]),
+        ("{modulators: [[], [{name: sam, m: 4}]]}", "modulators.0.name", [None, "sam"]),
+        ("{exchange: [all_reduce, {name: delayed, steps: 1}]}", "exchange.name", ["all_reduce", "delayed"]),
+        ("{env.NCCL_ALGO: [Ring, Tree]}", "env.NCCL_ALGO", ["Ring", "Tree"]),
+    ],
+)
+def test_trials_with_workers_of_their_own_may_differ_in_more(
+    sweep: str, field: str, values: list[object], folder: Path
+) -> None:
+    spec = load(folder, f"name: tiny\n{GOOD}sweep: {sweep}\ntrials: {{concurrent: 2}}\n").spec
+    assert has_separate_trials(spec)
+    assert isinstance(spec, JobSpec)
+    assert [at(trial.model_dump(mode="json"), field) for trial in trials_of(spec)] == values
+    assert all(trial.trials == Trials() and not trial.sweep for trial in trials_of(spec))
+
+
+def at(value: Any, path: str) -> Any:
+    """The value at a dotted path; None where there is none."""
+    for part in path.split("."):
+        if isinstance(value, list):
+            value = value[int(part)] if int(part) < len(value) else None
+        else:
+            value = None if value is None else value.get(part)
+    return value
+
+
+def test_only_coded_trials_share_their_workers(folder: Path) -> None:
+    assert not has_separate_trials(loaded(folder, "{train.seed: [0, 1]}"))
+    assert not has_separate_trials(loaded(folder, "{}", "exchange=all_reduce"))
+    assert has_separate_trials(loaded(folder, "{train.seed: [0, 1]}", "exchange=asynchronous"))

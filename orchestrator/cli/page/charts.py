@@ -54,7 +54,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Curves:
-    """Curves over steps, in one panel or several above each other."""
+    """Curves over steps, or what ``x_label`` says, in one panel or several above each other."""
 
     title: str
     panels: Sequence[Panel]
@@ -63,6 +63,7 @@ class Curves:
     moments: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Steps that are marked by vertical lines, by what happened there."""
     caption: str = ""
+    x_label: str = "step"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -137,7 +137,7 @@ def _draw_curves(chart: Curves, figure: FigureBase) -> None:
                 axes.axvline(step, color=MUTED, linewidth=1, linestyle=DASHES[what], label=what if not number else None)
         _scale(axes, panel)
         _add_legend(axes, panel)
-    all_axes[-1].set_xlabel("step")
+    all_axes[-1].set_xlabel(chart.x_label)
     all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     all_axes[-1].xaxis.set_major_formatter(_numbers())
 

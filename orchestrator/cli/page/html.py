@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 
@@ -57,6 +57,20 @@ def page_of(record: Record, charts: Sequence[Chart]) -> str:
     title = escape(record.run.name)
     phase = escape(str(record.state["phase"]))
     read_at = datetime.fromtimestamp(record.read_at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    header = [
+        f'<header><h1>{title} <span class="phase {phase}">{phase}</span></h1>',
+        f'<p class="note">As of {read_at}.</p></header>',
+    ]
+    return document(f"{title}: {phase}", [*header, "<main>", *_body(record, charts), "</main>"])
+
+
+def document(title: str, body: Iterable[str]) -> str:
+    """A page of its own.
+
+    Args:
+        title: as HTML.
+        body: as HTML.
+    """
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -65,12 +79,10 @@ def page_of(record: Record, charts: Sequence[Chart]) -> str:
         '<meta name="color-scheme" content="light dark">',
         # Without one, browsers ask the server of the page for an icon.
         '<link rel="icon" href="data:,">',
-        f"<title>{title}: {phase}</title>",
+        f"<title>{title}</title>",
         f"<style>{_variables()}{STYLE}</style></head><body>",
-        f'<header><h1>{title} <span class="phase {phase}">{phase}</span></h1>',
-        f'<p class="note">As of {read_at}.</p></header><main>',
-        *_body(record, charts),
-        "</main></body></html>",
+        *body,
+        "</body></html>",
     ]
     return "\n".join(parts) + "\n"
 
@@ -99,16 +111,22 @@ def _body(record: Record, charts: Sequence[Chart]) -> Iterator[str]:
     if lines := log_excerpt(record):
         yield f"<h2>The last lines of the log</h2><pre>{escape(lines)}</pre>"
     if record.trials:
-        yield from _table(trials_table(record))
+        yield from table_section(trials_table(record))
     for chart in charts:
-        yield f'<section id="{anchor(chart)}"><h2>{escape(chart.title)}</h2><figure>{svg_of(chart)}'
-        caption = f"<figcaption>{escape(chart.caption)}</figcaption>" if chart.caption else ""
-        yield f"{caption}</figure></section>"
+        yield from chart_section(chart)
     for table in tables(record):
-        yield from _table(table)
+        yield from table_section(table)
 
 
-def _table(table: Table) -> Iterator[str]:
+def chart_section(chart: Chart) -> Iterator[str]:
+    """A picture with its title."""
+    yield f'<section id="{anchor(chart)}"><h2>{escape(chart.title)}</h2><figure>{svg_of(chart)}'
+    caption = f"<figcaption>{escape(chart.caption)}</figcaption>" if chart.caption else ""
+    yield f"{caption}</figure></section>"
+
+
+def table_section(table: Table) -> Iterator[str]:
+    """A table with its title."""
     yield f"<section><h2>{escape(table.title)}</h2>"
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     yield f'<div class="scroll"><table>{caption}<thead><tr>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.cli.trials import TrialRow, trial_rows
@@ -83,19 +83,36 @@ def read_record(run: RunDirectory, state: Mapping[str, Any], now_s: float) -> Re
     directories = run.trials or [run]
     trainings = [_training(one, _label(trials, number)) for number, one in enumerate(directories)]
     events = list(read_json_lines(run.events_file))
-    clocks = [one.series["time"].values.tolist() for one in trainings if "time" in one.series]
     return Record(
         run=run,
         state=state,
         spec=load_resolved(run.resolved_spec),
         trainings=trainings,
         trials=trials,
-        attempts=attempts_of(events, sorted(time for clock in clocks for time in clock)),
+        attempts=_attempts(run, state, trainings),
         workers=worker_rows(run),
         worker_series=read_worker_series(run.worker_times_file),
         straggler_events=[event for event in events if event["event"] in ("straggler", "straggler_over")],
         read_at_s=now_s,
     )
+
+
+def _attempts(run: RunDirectory, state: Mapping[str, Any], trainings: Sequence[Training]) -> list[Attempt]:
+    """Those of the job, or of a sweep whose trials have workers of their own those of each."""
+    if "concurrent" not in state:
+        clocks = [time for training in trainings for time in _clock(training)]
+        return attempts_of(read_json_lines(run.events_file), sorted(clocks))
+    return [
+        replace(attempt, trial=number)
+        for number, (trial, training) in enumerate(zip(run.trials, trainings, strict=True))
+        for attempt in attempts_of(read_json_lines(trial.events_file), sorted(_clock(training)))
+    ]
+
+
+def _clock(training: Training) -> list[float]:
+    """When its steps were logged, in seconds since 1970."""
+    times: list[float] = training.series["time"].values.tolist() if "time" in training.series else []
+    return times
 
 
 def _label(trials: Sequence[TrialRow], number: int) -> str:

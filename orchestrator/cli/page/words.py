@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from orchestrator.cli.figures import counted, duration, figure
 from orchestrator.cli.follow import last_evaluation
 from orchestrator.cli.page.record import Record, Training
-from orchestrator.cli.result import NUM_LOG_LINES, log_that_explains, mlflow_fields, wall_time_s
+from orchestrator.cli.result import NUM_LOG_LINES, log_that_explains, mlflow_fields, wall_time_s, workers_text
 from orchestrator.cli.tail import last_lines
 from orchestrator.cli.workers import slowest_worker
-from orchestrator.core.run_directory import TERMINAL_PHASES
+from orchestrator.core.run_directory import PRUNED, TERMINAL_PHASES
 
 MAX_DECISIONS = 20
 """Changes of the batch that are listed, the newest."""
@@ -40,6 +40,7 @@ def summary(record: Record) -> dict[str, str]:
         "reason": state.get("reason"),
         "message": state.get("message"),
         "steps": None if state.get("step") is None else figure(state["step"]),
+        "workers": workers_text(state),
         "trials": figure(len(record.trials)) if record.trials else None,
         **(_last_values(training) if training else {}),
         **({key: figure(value) for key, value in last_evaluation(run).items()} if training else {}),
@@ -109,7 +110,7 @@ def trials_table(record: Record) -> Table:
         (
             str(row.trial),
             *(value if isinstance(value, str) else json.dumps(value) for value in row.assignment.values()),
-            row.phase,
+            PRUNED if row.reason == PRUNED else row.phase,
             f"{row.step:,}",
             "" if row.loss is None else figure(row.loss),
             *(figure(row.evaluation[name]) if name in row.evaluation else "" for name in metrics),
@@ -123,7 +124,7 @@ def _attempts(record: Record) -> Table:
     now_s = record.read_at_s
     rows = [
         (
-            str(attempt.number),
+            str(attempt.number) if attempt.trial is None else f"trial {attempt.trial}, {attempt.number}",
             datetime.fromtimestamp(attempt.placed_at, UTC).strftime("%Y-%m-%d %H:%M:%S"),
             duration(attempt.seconds(now_s)),
             str(attempt.workers),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from orchestrator.spec.accelerate_config import resolve_accelerate_config
 from orchestrator.spec.batch_arithmetic import StepDivision
 from orchestrator.spec.check_engine import admits
 from orchestrator.spec.deepspeed_config import resolve_deepspeed_config
+from orchestrator.spec.elastic import worker_numbers
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.engines import HESSIAN_PRODUCTS, Accelerate, Ddp, DeepSpeed, Engine, Fsdp2
 from orchestrator.spec.methods.served import Served
@@ -37,7 +39,7 @@ class MemoryRow:
     """By engine, those left out that the spec's methods may not be combined with; None where an engine does not take so
     many workers."""
     is_chosen: bool
-    """Whether the spec asks for this number of workers."""
+    """Whether the job may have this number of workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class MemoryPlan:
     engine: str
     """The chosen one; the others are as their defaults have them."""
     peak: Memory
-    """Of the chosen engine and number of workers."""
+    """Of the chosen engine and number of workers; the largest where there may be several numbers."""
     checkpoint_copy: int
     """Host memory that an asynchronous checkpoint is written from, in bytes; on top of the peak."""
     rows: tuple[MemoryRow, ...]
@@ -77,12 +79,12 @@ def plan_memory(
     formulas = formulas_of(spec, code_folder)
     rows = tuple(_row(spec, model, division, formulas) for division in divisions)
     engine = engine_title(spec)
-    chosen = next(row for row in rows if row.is_chosen).peaks[engine]
-    assert chosen is not None  # a spec whose engine does not take its workers is refused
+    peaks = [peak for row in rows if row.is_chosen and (peak := row.peaks[engine]) is not None]
+    assert peaks  # a spec whose engine does not take its workers is refused
     return MemoryPlan(
         num_parameters=model.num_parameters,
         engine=engine,
-        peak=chosen,
+        peak=max(peaks, key=attrgetter("total")),
         checkpoint_copy=checkpoint_copy(spec, model),
         rows=rows,
         on_gpu=spec.resources.gpus_per_worker > 0,
@@ -93,7 +95,7 @@ def plan_memory(
 def sizes_to_trace(spec: JobSpec, divisions: Iterable[StepDivision]) -> list[int]:
     """The smallest, the largest and the spec's own micro-batch, in samples, the own first; others lie between."""
     sizes = {division.workers: division.largest_micro_batch for division in divisions}
-    return list(dict.fromkeys((sizes[spec.resources.workers], min(sizes.values()), max(sizes.values()))))
+    return list(dict.fromkeys((sizes[spec.resources.num_workers], min(sizes.values()), max(sizes.values()))))
 
 
 def formulas_of(spec: JobSpec, code_folder: Path) -> dict[str, Formula]:
@@ -154,7 +156,7 @@ def checkpoint_copy(spec: JobSpec, model: Model) -> int:
     cost = replace(cost, moments=cost.moments + older_state(spec))
     state = cost.state_bytes(p.shape for p in model.trainable)
     weights = sum(p.num_bytes for p in model.parameters) + model.buffer_bytes
-    writers = spec.exchange.shards if isinstance(spec.exchange, Served) else spec.resources.workers
+    writers = spec.exchange.shards if isinstance(spec.exchange, Served) else spec.resources.num_workers
     return ceil((weights + state) / writers)
 
 
@@ -178,5 +180,5 @@ def _row(spec: JobSpec, model: Model, division: StepDivision, formulas: Mapping[
     return MemoryRow(
         workers=division.workers,
         peaks={name: formula(model, setting) for name, formula in formulas.items()},
-        is_chosen=division.workers == spec.resources.workers,
+        is_chosen=division.workers in worker_numbers(spec),
     )

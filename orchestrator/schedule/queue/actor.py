@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.schedule.queue.grow import GROWTH_PAUSE_S
 from orchestrator.schedule.queue.keeper import GRACE_S, LEASE_S, Answer, Keeper, Report
 from orchestrator.schedule.queue.values import NodeState, units
 
@@ -23,10 +24,13 @@ class QueueActor:
     Args:
         lease_s: see ``keeper.LEASE_S``.
         grace_s: see ``keeper.GRACE_S``.
+        growth_pause_s: see ``grow.GROWTH_PAUSE_S``.
     """
 
-    def __init__(self, lease_s: float = LEASE_S, grace_s: float = GRACE_S) -> None:
-        self._keeper = Keeper(time.time(), lease_s=lease_s, grace_s=grace_s)
+    def __init__(
+        self, lease_s: float = LEASE_S, grace_s: float = GRACE_S, growth_pause_s: float = GROWTH_PAUSE_S
+    ) -> None:
+        self._keeper = Keeper(time.time(), lease_s=lease_s, grace_s=grace_s, growth_pause_s=growth_pause_s)
         self._looked = self._asked = float("-inf")
         self._limits: tuple[int | None, int | None] = (None, None)
 

@@ -4,21 +4,28 @@ Order: priority, then the time of submission. The first job that waits for resou
 where that cannot delay it (``backfill``). Jobs that their account's quota holds up, or that would not fit even an empty
 cluster, are passed over: they are not waiting for what others hold. A head that outranks running jobs which can leave
 with a checkpoint has the least of them leave, if that makes it fit (``preempt``).
+
+Elastic jobs wait and start with the least of their workers, and take more where nobody waits for it (``grow``), without
+ever giving up what they hold. One that has more gives way to a head of its own priority, if both then fit: it leaves as
+for one that outranks it, and waits at its old rank for the least.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import count
+from operator import attrgetter, itemgetter
 
 from orchestrator.schedule.queue.backfill import left_by
 from orchestrator.schedule.queue.fit import Amounts, is_hopeless, layout_of, num_fitting, sums_of
+from orchestrator.schedule.queue.grow import GROWTH_PAUSE_S, fit_together, larger_place
 from orchestrator.schedule.queue.nodes import Nodes
 from orchestrator.schedule.queue.preempt import Candidate, Room
-from orchestrator.schedule.queue.values import Decision, Demand, Granted, NodeState, Preempt, Quota, Request, Use
+from orchestrator.schedule.queue.values import Decision, Demand, Granted, Grown, NodeState, Preempt, Quota, Request, Use
 from orchestrator.schedule.queue.waiting import Shape, Waiting, WaitingLines
 
 
@@ -32,12 +39,18 @@ class Running:
     """Seconds since the epoch."""
     asked_for: Request | None = None
     """The job that it was asked to make room for; an asking is not taken back."""
+    before: tuple[Use, ...] | None = None
+    """Its place before it grew to this one, which its driver may not have heard of; None where it has not grown."""
 
 
 class SharedQueue:
-    """Jobs that wait and jobs that hold a place on the nodes of one cluster."""
+    """Jobs that wait and jobs that hold a place on the nodes of one cluster.
 
-    def __init__(self) -> None:
+    Args:
+        growth_pause_s: see ``grow.GROWTH_PAUSE_S``.
+    """
+
+    def __init__(self, growth_pause_s: float = GROWTH_PAUSE_S) -> None:
         self.nodes = Nodes()
         self.waiting = WaitingLines()
         self.running: dict[str, Running] = {}
@@ -56,6 +69,8 @@ class SharedQueue:
         self._did_not_fit_behind: set[Demand] = set()
         """What did not fit into ``left``, which has only shrunk since."""
         self._room = Room(self.nodes)
+        self._growth_pause_s = growth_pause_s
+        self._elastic: dict[str, Running] = {}
 
     def submit(self, request: Request, now: float) -> None:
         """Let a job wait; one that waits or runs already only tells its quota anew."""
@@ -77,25 +92,21 @@ class SharedQueue:
         """End a job's wait or give its place back; nothing where the queue does not know it."""
         if key in self.waiting:
             self.waiting.remove(key)
-        job = self.running.pop(key, None)
+        job = self.running.get(key)
         if job is not None:
-            if job.request.preemptible:
-                self._room.remove(_candidate(job))
-            self.nodes.give_back(key)
-            demand, account = job.request.demand, job.request.account
-            self.held[account].subtract({"cpu": demand.total_cpu, "gpu": demand.total_gpu})
-            self.waiting.unpark(account)
+            self._unbook(job)
+            self.waiting.unpark(job.request.account)
 
     def refresh(self, states: Sequence[NodeState]) -> None:
         """Take over the state of the live nodes."""
         self.nodes.refresh(states)
 
-    def has_lost_nodes(self, key: str) -> bool:
-        """Whether a node of a job's place is gone."""
-        return any(use.node not in self.nodes for use in self.running[key].uses)
+    def lost_nodes(self, key: str) -> tuple[str, ...]:
+        """The nodes of a job's place that are gone."""
+        return tuple(use.node for use in self.running[key].uses if use.node not in self.nodes)
 
     def decide(self, now: float) -> list[Decision]:
-        """Start whoever can start, then ask for room where that helps the head."""
+        """Start whoever can start, then ask for room where that helps the head; without a head let jobs grow."""
         decisions: list[Decision] = []
         shapes = [
             (first.rank, number, shape)
@@ -123,8 +134,8 @@ class SharedQueue:
             if after is not None:
                 heapq.heappush(shapes, (after.rank, number, shape))
         if self.head is not None:
-            decisions += self._ask_for_room(self.head)
-        return decisions
+            return decisions + self._ask_for_room(self.head, now)
+        return decisions + self._grow({decision.key for decision in decisions}, now)
 
     def over_quota(self, request: Request) -> bool:
         """Whether a job would hold more than its account may together with what the account holds now."""
@@ -192,22 +203,110 @@ class SharedQueue:
             place.add_to(self.left, -1)
         if request.preemptible:
             self._room.add(_candidate(job))
+        if request.max_workers > request.demand.workers:
+            self._elastic[request.key] = job
         held = self.held.setdefault(request.account, Counter())
-        held.update({"cpu": request.demand.total_cpu, "gpu": request.demand.total_gpu})
+        held.update(_amounts(job))
+
+    def _unbook(self, job: Running) -> None:
+        key = job.request.key
+        del self.running[key]
+        self._elastic.pop(key, None)
+        if job.request.preemptible:
+            self._room.remove(_candidate(job))
+        self.nodes.give_back(key)
+        self.held[job.request.account].subtract(_amounts(job))
 
     def _tell_quota(self, request: Request) -> None:
         if self.quotas.get(request.account) != request.quota:
             self.quotas[request.account] = request.quota
             self.waiting.unpark(request.account)
 
-    def _ask_for_room(self, head: Waiting) -> list[Preempt]:
+    def _ask_for_room(self, head: Waiting, now: float) -> list[Preempt]:
         request = head.request
-        victims = self._room.victims_for(request.demand, request.priority)
+        victims = self._room.victims_for(request.demand, request.priority) or self._sharers(head, now)
         for victim in victims:
             self._room.ask(victim)
             self.running[victim.key].asked_for = request
         return [Preempt(victim.key, request.key) for victim in victims]
 
+    def _sharers(self, head: Waiting, now: float) -> tuple[Candidate, ...]:
+        """Elastic jobs of the head's own priority that make room for it by going on with fewer workers.
+
+        One where one is enough, else those that started last; nobody where not even all of them would do.
+        """
+        coming = self._room.coming()
+        if num_fitting(head.request.demand, coming) >= head.request.demand.workers:
+            return ()
+        jobs = [
+            job
+            for job in self._elastic.values()
+            if job.request.priority == head.request.priority
+            and job.request.preemptible
+            and self._is_settled(job, now)
+            and _num_workers(job) > job.request.demand.workers
+        ]
+        jobs.sort(key=attrgetter("started"), reverse=True)
+        sets = [*([job] for job in jobs), *(jobs[:size] for size in range(2, len(jobs) + 1))]
+        enough = next((those for those in sets if self._would_share(head, those, coming)), [])
+        return tuple(map(_candidate, enough))
+
+    def _would_share(self, head: Waiting, jobs: Sequence[Running], coming: Amounts) -> bool:
+        """Whether the head and the least that these need fit in the order in which they would start."""
+        free = coming.copy()
+        for job in jobs:
+            self.nodes.place(job.request.key).add_to(free)
+        ranked = [((-job.request.priority, job.request.submitted, math.inf), job.request.demand) for job in jobs]
+        ranked.append((head.rank, head.request.demand))
+        ranked.sort(key=itemgetter(0))
+        return fit_together([demand for _, demand in ranked], free)
+
+    def _is_settled(self, job: Running, now: float) -> bool:
+        """Whether a job may be interrupted for another number of workers."""
+        return job.asked_for is None and now - job.started >= self._growth_pause_s
+
+    def _grow(self, just_started: Collection[str], now: float) -> list[Grown]:
+        """Give elastic jobs what nobody waits for, in their order; scripts only as they start."""
+        may = [
+            job
+            for key, job in self._elastic.items()
+            if key in just_started or (job.request.preemptible and self._is_settled(job, now))
+            if not self.waiting.is_held_up(job.request.account)
+        ]
+        may.sort(key=lambda job: (-job.request.priority, job.request.submitted))
+        grown = []
+        for job in may:
+            request, uses = job.request, job.uses
+            larger = larger_place(request.demand, uses, self._most_workers(job), self.nodes)
+            if larger is not None:
+                self._unbook(job)
+                self._book(request, larger, now)
+                self.running[request.key].before = uses
+                grown.append(Grown(request.key, larger))
+        return grown
+
+    def _most_workers(self, job: Running) -> int:
+        """What a job may have within its range and its account's quota."""
+        request, most = job.request, job.request.max_workers
+        quota, held = self.quotas[request.account], self.held[request.account]
+        for limit, has, each in (
+            (quota.cpu, held["cpu"], request.demand.cpu),
+            (quota.gpu, held["gpu"], request.demand.gpu),
+        ):
+            if limit is not None and each:
+                most = min(most, _num_workers(job) + (limit - has) // each)
+        return most
+
 
 def _candidate(job: Running) -> Candidate:
     return Candidate(job.request.key, job.request.priority, job.started)
+
+
+def _num_workers(job: Running) -> int:
+    return sum(use.workers for use in job.uses)
+
+
+def _amounts(job: Running) -> dict[str, int]:
+    """What a place counts against its account's quota."""
+    held = job.request.demand.held_by(job.uses)
+    return {"cpu": held.total_cpu, "gpu": held.total_gpu}

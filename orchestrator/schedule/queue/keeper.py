@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.schedule.queue.core import SharedQueue
+from orchestrator.schedule.queue.grow import GROWTH_PAUSE_S
 from orchestrator.schedule.queue.reasons import reason_of
 from orchestrator.schedule.queue.values import Granted, NodeState, Request, Use
 
@@ -40,7 +41,7 @@ class Answer:
     """What a driver is told."""
 
     uses: tuple[Use, ...] | None
-    """Its job's place; None while it waits."""
+    """Its job's place, which may have grown; None while it waits."""
     again_s: float
     """When to report again."""
     position: int = 0
@@ -55,8 +56,8 @@ class Answer:
     """With a place: whether it passed jobs that it cannot delay."""
     makes_room_for: Request | None = None
     """The job for which this one is to leave its place."""
-    has_lost_nodes: bool = False
-    """Whether a node of its place is gone, so that nothing new can start there."""
+    lost_nodes: tuple[str, ...] = ()
+    """The nodes of its place that are gone, so that nothing new can start there."""
 
 
 class Keeper:
@@ -66,10 +67,18 @@ class Keeper:
         now: seconds since the epoch, as in all methods.
         lease_s: see ``LEASE_S``.
         grace_s: see ``GRACE_S``.
+        growth_pause_s: see ``grow.GROWTH_PAUSE_S``.
     """
 
-    def __init__(self, now: float, *, lease_s: float = LEASE_S, grace_s: float = GRACE_S) -> None:
-        self._queue = SharedQueue()
+    def __init__(
+        self,
+        now: float,
+        *,
+        lease_s: float = LEASE_S,
+        grace_s: float = GRACE_S,
+        growth_pause_s: float = GROWTH_PAUSE_S,
+    ) -> None:
+        self._queue = SharedQueue(growth_pause_s)
         self._lease_s = lease_s
         self._open_at = now + grace_s
         self._heard: dict[str, float] = {}
@@ -102,7 +111,7 @@ class Keeper:
         if report.uses is None:
             self._has_changed |= running is None and key not in self._queue.waiting
             self._queue.submit(request, now)
-        elif running is None or running.uses != report.uses:
+        elif running is None or report.uses not in (running.uses, running.before):
             self._queue.release(key)
             self._queue.adopt(request, report.uses, report.held_since)
             self._has_changed = True
@@ -149,5 +158,5 @@ class Keeper:
             waited_s=grant.waited_s if grant else 0.0,
             backfilled=grant is not None and grant.backfilled,
             makes_room_for=job.asked_for,
-            has_lost_nodes=queue.has_lost_nodes(key),
+            lost_nodes=queue.lost_nodes(key),
         )

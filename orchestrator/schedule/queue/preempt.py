@@ -60,14 +60,19 @@ class Room:
             self._change_sum(candidate, -1)
             del self._jobs[candidate.priority][candidate.key]
 
+    def coming(self) -> Amounts:
+        """What is free, or will be when those have left that have been asked."""
+        coming = self._nodes.free.copy()
+        for key in self._leaving:
+            self._nodes.place(key).add_to(coming)
+        return coming
+
     def victims_for(self, demand: Demand, priority: int) -> tuple[Candidate, ...]:
         """Whom to ask for a demand of this priority.
 
         Nobody where it fits as soon as those have left that leave, or not even all jobs of lower priority would help.
         """
-        coming = self._nodes.free.copy()
-        for key in self._leaving:
-            self._nodes.place(key).add_to(coming)
+        coming = self.coming()
         if num_fitting(demand, coming) >= demand.workers or not self._may_help(demand, priority, coming):
             return ()
         below = [job for other, jobs in self._jobs.items() if other < priority for job in jobs.values()]

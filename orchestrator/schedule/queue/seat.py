@@ -51,6 +51,12 @@ class Seat:
         if not self._thread.is_alive():
             self._thread.start()
 
+    def keep(self, uses: tuple[Use, ...]) -> None:
+        """Go on with a part of the place, and give back the rest; the next answer confirms it."""
+        with self._lock:
+            self._turn, self._uses, self._held_since, self._answer = uuid.uuid4().hex, uses, time.time(), None
+        self._has_news.set()
+
     @property
     def answer(self) -> Answer | None:
         """The newest answer of this turn; None before the first.
@@ -102,7 +108,7 @@ class Seat:
         with self._lock:
             if report.turn == self._turn:
                 self._answer = answer
-                if self._uses is None and answer.uses is not None:
+                if answer.uses not in (None, self._uses):
                     self._held_since = time.time()
                 self._uses = answer.uses
         return answer.again_s

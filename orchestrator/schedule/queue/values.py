@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 UNIT = 10_000
 """Resources are counted in ten-thousandths, as Ray counts them: sums and differences stay exact."""
@@ -43,6 +44,10 @@ class Demand:
         """GPUs of all workers."""
         return self.workers * self.gpu
 
+    def held_by(self, uses: Iterable[Use]) -> Demand:
+        """The same for the workers of a place, which may be more than are needed."""
+        return replace(self, workers=sum(use.workers for use in uses))
+
 
 @dataclass(frozen=True, slots=True)
 class Quota:
@@ -61,6 +66,7 @@ class Request:
     name: str
     """What people call it."""
     demand: Demand
+    """Of a range of workers, that of the least number."""
     submitted: float
     """Seconds since the epoch; of two jobs of one priority, the earlier goes first."""
     priority: int = 0
@@ -72,6 +78,8 @@ class Request:
     """Of the account, as the job's driver has read it; what was told last counts for all jobs of the account."""
     preemptible: bool = False
     """Whether it can leave with a checkpoint and lose no step."""
+    max_workers: int = 0
+    """The most workers that it takes where there is room; 0 for no more than it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,4 +124,13 @@ class Preempt:
     """The job that is to start in its place."""
 
 
-Decision = Granted | Preempt
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """A job that runs has room for more workers: it is to save a checkpoint and go on with all of them."""
+
+    key: str
+    uses: tuple[Use, ...]
+    """Its whole place: what it had, and more."""
+
+
+Decision = Granted | Preempt | Grown

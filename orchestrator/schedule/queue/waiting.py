@@ -115,6 +115,10 @@ class WaitingLines:
             first = self._first_of(line)
             self._enter(self.shapes[line.demand], line, None if first is None else first.rank)
 
+    def is_held_up(self, account: str) -> bool:
+        """Whether jobs of an account wait for its quota, as far as the last decision has found out."""
+        return any(self._first_of(line) is not None for line in self._parked.get(account, ()))
+
     def _find_first(self, shape: Shape) -> Waiting | None:
         while shape.heap:
             rank, line = shape.heap[0]

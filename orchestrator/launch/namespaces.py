@@ -11,6 +11,8 @@ import shutil
 import subprocess
 from typing import Self
 
+from orchestrator.core.errors import OrchestratorError
+
 INTERFACE = "eth0"
 PREFIX_BITS = 24
 MAX_NODES = 250
@@ -35,7 +37,7 @@ class Namespaces:
         count: how many, at most ``MAX_NODES``.
 
     Raises:
-        RuntimeError: where this machine or user cannot make them.
+        OrchestratorError: where this machine or user cannot make them.
     """
 
     def __init__(self, count: int) -> None:
@@ -57,9 +59,9 @@ class Namespaces:
 
     def __exit__(self, *_: object) -> None:
         for name in self._names:
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(OrchestratorError):
                 _ip("netns", "delete", name)  # the cable's other end goes with it
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(OrchestratorError):
             _ip("link", "delete", self._bridge)
 
     def address(self, number: int) -> str:
@@ -99,4 +101,4 @@ def _free_subnet() -> str:
 def _ip(*arguments: str) -> None:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+        raise OrchestratorError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
