@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.errors import OrchestratorError, OutOfReachError
@@ -13,14 +13,17 @@ from orchestrator.launch.environment import tracking_uri
 from orchestrator.launch.trials import close_trials
 from orchestrator.spec.load import load_resolved
 from orchestrator.tracking.run import finish_run
+from orchestrator.tracking.sender import replay
 from orchestrator.tracking.uri import check_reachable
 
 LOST = "driver_lost"
 REACH_TIMEOUT_S = 5.0
-TRY_AGAIN_S = 300.0
+TRY_AGAIN_S = 60.0
 """Between two attempts to end MLflow runs that were left open."""
 TRY_AGAIN_TIMEOUT_S = 1.0
 """Commands that only look at jobs make these attempts; nobody waits long for them."""
+REPLAY_TIMEOUT_S = 10.0
+"""For the metrics that a job could not send before its end, where MLflow answers."""
 
 
 def silence_s(run_directory: RunDirectory) -> float:
@@ -45,8 +48,8 @@ def declare_lost(run_directory: RunDirectory, explanation: str, *, phase: str = 
     message = f"{explanation}; `orchestrator resume {run_directory.name}` continues."
     state = run_directory.update_state(phase=phase, reason=LOST, message=message, finished_at=time.time())
     run_directory.event(LOST, {"phase": phase, "message": message})
-    states = [state, *close_trials(run_directory, phase, state["finished_at"])]
-    error = _end_runs(run_directory, state, states, REACH_TIMEOUT_S)
+    close_trials(run_directory, phase, state["finished_at"])
+    error = _end_runs(run_directory, state, REACH_TIMEOUT_S)
     if error is None:
         return state
     run_directory.event("tracking_out_of_reach", {"message": str(error)})
@@ -60,13 +63,12 @@ def has_open_runs(state: Mapping[str, Any]) -> bool:
 
 
 def end_open_runs(run_directory: RunDirectory, state: Mapping[str, Any]) -> dict[str, Any]:
-    """End the MLflow runs of a job that has ended, and of its trials, which still say that they go on.
+    """Send what is left to the MLflow runs of a job that has ended, and of its trials, and end them.
 
     Returns:
         The new state.
     """
-    states = [state, *(trial.read_state() for trial in run_directory.trials)]
-    error = _end_runs(run_directory, state, states, TRY_AGAIN_TIMEOUT_S)
+    error = _end_runs(run_directory, state, TRY_AGAIN_TIMEOUT_S)
     return run_directory.update_state(mlflow_open_since=_now_if_out_of_reach(error))
 
 
@@ -75,18 +77,20 @@ def _now_if_out_of_reach(error: OrchestratorError | None) -> float | None:
     return time.time() if isinstance(error, OutOfReachError) else None
 
 
-def _end_runs(
-    run_directory: RunDirectory, state: Mapping[str, Any], states: Sequence[Mapping[str, Any]], timeout_s: float
-) -> OrchestratorError | None:
-    """Give the runs the status of their job or trial; why that cannot be done now, or None."""
-    with_run = [one for one in states if one.get("mlflow_run_id") is not None]
+def _end_runs(run_directory: RunDirectory, state: Mapping[str, Any], timeout_s: float) -> OrchestratorError | None:
+    """Complete the runs and give them the status of their job or trial; why that cannot be done now, or None."""
+    records = [(run_directory, state), *((trial, trial.read_state()) for trial in run_directory.trials)]
+    with_run = [(directory, one) for directory, one in records if one.get("mlflow_run_id") is not None]
     if not with_run:
         return None
     try:
         uri = recorded_tracking_uri(run_directory, state, os.environ)
         check_reachable(uri, timeout_s)
-        for one in with_run:
+        for directory, one in with_run:
+            # First, because it says where there is no such run any more; MLflow takes metrics of one that has ended.
             finish_run(uri, one["mlflow_run_id"], one["phase"], one["finished_at"])
+            if unsent := replay(directory, uri, one["mlflow_run_id"], REPLAY_TIMEOUT_S):
+                return OutOfReachError(f"MLflow did not take {unsent} lines of metrics in {REPLAY_TIMEOUT_S:g} s")
     except OrchestratorError as error:
         return error
     return None

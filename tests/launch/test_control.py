@@ -16,6 +16,7 @@ from orchestrator.launch.control import reconcile, stop
 from orchestrator.launch.local import LocalBackend
 from orchestrator.launch.processes import Liveness, liveness, this_process
 from orchestrator.tracking.client import open_client
+from orchestrator.tracking.metrics_file import encode_line
 from orchestrator.tracking.run import open_run
 
 
@@ -185,6 +186,7 @@ def test_a_run_that_mlflow_could_not_end_is_ended_when_it_answers(job, sleeper, 
     uri, away = f"sqlite:///{tmp_path}/history.db", "http://127.0.0.1:9"
     run_id = open_run(uri, "tests", "tiny", {}, {})
     job.update_state(phase="running", driver=ended(sleeper), mlflow_run_id=run_id, tracking_uri=away)
+    job.metrics_file.write_bytes(b"".join(encode_line(step, 0.0, {"loss": 1 / step}) for step in (1, 2, 3)))
     state = reconcile(job)
     assert open_client(uri).get_run(run_id).info.status == "RUNNING"
     job.update_state(tracking_uri=uri)
@@ -193,6 +195,7 @@ def test_a_run_that_mlflow_could_not_end_is_ended_when_it_answers(job, sleeper, 
     assert reconcile(job)["mlflow_open_since"] is None
     found = open_client(uri).get_run(run_id).info
     assert (found.status, found.end_time) == ("FAILED", int(state["finished_at"] * 1000))
+    assert [point.step for point in open_client(uri).get_metric_history(run_id, "loss")] == [1, 2, 3]
     before = job.state_file.read_bytes()
     assert reconcile(job)["phase"] == "failed"
     assert job.state_file.read_bytes() == before, "once it is ended the job is only read"
