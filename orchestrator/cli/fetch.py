@@ -19,7 +19,7 @@ MirrorUrl = Annotated[
 
 
 def fetch(jobs: Names = None, *, mirror: MirrorUrl, storage: Storage = None, as_json: Json = False) -> None:
-    """Bring jobs back from their copies, or list the copies that are there.
+    """Bring jobs back from their copies, or list these.
 
     The copy is one that the spec's `mirror` has made. What it brings back can be resumed, exported and reported on.
     """

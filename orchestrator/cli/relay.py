@@ -10,6 +10,7 @@ from typing import TextIO
 
 from orchestrator.cli.main import main as run_command
 from orchestrator.core.errors import OrchestratorError, UsageError
+from orchestrator.launch.ray_jobs import dashboard_here
 from orchestrator.launch.remote import TO_STDERR, TO_STDOUT
 from orchestrator.launch.store import STORAGE_VARIABLE
 
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             raise UsageError(
                 f"storage: which folder of the cluster? Give --storage, or set {STORAGE_VARIABLE} on its nodes."
             )
-        os.environ["RAY_API_SERVER_ADDRESS"] = _own_dashboard()
+        os.environ["RAY_API_SERVER_ADDRESS"] = dashboard_here()
         return run_command(command)
     except OrchestratorError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -64,14 +65,6 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         out.finish()
         err.finish()
-
-
-def _own_dashboard() -> str:
-    """The dashboard of the cluster that this runs on, as its nodes reach it."""
-    import ray
-
-    with ray.init(address="auto", log_to_driver=False, logging_level="ERROR") as context:
-        return f"http://{context.dashboard_url}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ Command = Annotated[
 
 
 def remote(command: Command, address: Address = None) -> int:
-    """Run a command on the cluster's head, where its storage is: for who reaches only the dashboard.
+    """Run a command on the head of a cluster.
 
     `orchestrator remote submit job.yaml --storage /shared/runs --follow` uploads the spec's folder and submits it
     there; `list`, `status`, `logs -f`, `stop`, `resume`, `queue` and the others read the storage there. Exit code

@@ -59,6 +59,21 @@ def resolve_address(flag: str | None, environ: Mapping[str, str]) -> str:
     return address.rstrip("/")
 
 
+def dashboard_here() -> str:
+    """URL of the dashboard of the cluster that this process's node belongs to, as its nodes reach it.
+
+    Raises:
+        OutOfReachError: where there is no cluster.
+    """
+    import ray
+
+    try:
+        with ray.init(address="auto", log_to_driver=False, logging_level="ERROR") as context:
+            return f"http://{context.dashboard_url}"
+    except ConnectionError as error:
+        raise OutOfReachError(f"No Ray cluster answers here ({error}).") from None
+
+
 class RayJobs:
     """The Jobs API of one cluster.
 

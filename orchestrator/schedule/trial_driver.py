@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
+from orchestrator.core.environment import SUBMISSION_VARIABLE
 from orchestrator.core.run_directory import RunDirectory
 
 DRIVER_MODULE = "orchestrator.schedule.driver"
@@ -72,5 +73,9 @@ class TrialDriver:
 
 
 def environment_of_trials(address: str | None) -> dict[str, str]:
-    """This process's environment, with the private Ray that trials attach to, where there is one."""
-    return {**os.environ, **({"RAY_ADDRESS": address} if address else {})}
+    """This process's environment, with the private Ray that trials attach to, where there is one.
+
+    Without the submission that this process is of: trials are not submitted to a cluster, their sweep is.
+    """
+    own = {name: value for name, value in os.environ.items() if name != SUBMISSION_VARIABLE}
+    return {**own, **({"RAY_ADDRESS": address} if address else {})}
