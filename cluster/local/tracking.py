@@ -12,7 +12,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-HOST = "127.0.0.1"
+from orchestrator.launch.local_nodes import HOST, free_ports
+
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 DEBIAN = "/usr/lib/postgresql/*/bin"
@@ -30,13 +30,6 @@ DEBIAN = "/usr/lib/postgresql/*/bin"
 USER, DATABASE = "orchestrator", "postgres"
 SERVER_USER = "postgres"
 """PostgreSQL refuses to run as root; then it runs as the user that its package has made."""
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server((HOST, 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 def programs() -> Path | None:
@@ -61,7 +54,7 @@ class Postgres:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self.port = free_port()
+        self.port = free_ports(["postgres"])["postgres"]
         self.uri = f"postgresql://{USER}@{HOST}:{self.port}/{DATABASE}"
         self._user = SERVER_USER if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
@@ -75,18 +68,10 @@ class Postgres:
         if self._user is not None:
             shutil.chown(self.folder, self._user)
         if not (data / "PG_VERSION").exists():
-            make: list[str | Path] = [
-                found / "initdb",
-                "--pgdata",
-                data,
-                "--username",
-                USER,
-                "--auth",
-                "trust",
-                "--encoding",
-                "UTF8",
-            ]
-            subprocess.run(make, check=True, user=self._user, cwd=self.folder, stdout=subprocess.DEVNULL)
+            make: list[str | Path] = [found / "initdb", "--pgdata", data, "--username", USER, "--auth", "trust"]
+            subprocess.run(
+                [*make, "--encoding", "UTF8"], check=True, user=self._user, cwd=self.folder, stdout=subprocess.DEVNULL
+            )
         log = (self.folder / "postgres.log").open("ab")
         command: list[str | Path] = [found / "postgres", "-D", data, "-h", HOST, "-p", str(self.port), "-k", ""]
         with log:
@@ -113,7 +98,7 @@ class TrackingServer:
     def __init__(self, database: str, folder: Path, host: str = HOST) -> None:
         self._database = database
         self._folder = folder.absolute()
-        self._host, self._port = host, free_port()
+        self._host, self._port = host, free_ports(["mlflow"])["mlflow"]
         self.uri = f"http://{host}:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 

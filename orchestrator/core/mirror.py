@@ -91,8 +91,10 @@ class Mirror:
         Raises:
             OutOfReachError: where it does not answer; what was copied stays, and the next call goes on from there.
         """
-        pointers = {path: (directory.root / path).read_bytes() for path in _pointers(directory.root)}
         known = _read_record(directory.root)
+        # With their times from before they are read: what is written meanwhile is seen by the next call.
+        stamps = {path: stamp for path, stamp in _files_of(directory.root) if path.name in POINTERS}
+        pointers = {path: (directory.root / path).read_bytes() for path in sorted(stamps, key=_rank)}
         found = {path: stamp for path, stamp in _files_of(directory.root) if path.name not in POINTERS}
         changed = [path for path, stamp in found.items() if known.get(str(path)) != stamp]
         with self._errors("take the copy"):
@@ -106,9 +108,11 @@ class Mirror:
                     # A checkpoint was thinned out meanwhile: `LATEST` may be of before that. The next call sees to it.
                     pointers = {}
             for path, content in pointers.items():
-                self._files.pipe_file(self._at(directory, path), content)
+                if known.get(str(path)) != stamps[path]:
+                    self._files.pipe_file(self._at(directory, path), content)
+                    known[str(path)] = stamps[path]
             if pointers:
-                for gone in known.keys() - {str(path) for path in found}:
+                for gone in known.keys() - {str(path) for path in (*found, *stamps)}:
                     self._remove(self._at(directory, Path(gone)))
                     del known[gone]
         write_atomically(directory.root / RECORD, json.dumps(known))
@@ -137,7 +141,7 @@ class Mirror:
                 self._files.get_file(remote, str(local))
                 if tell is not None:
                     tell(str(path), size)
-        stamps = {str(path): stamp for path, stamp in _files_of(target.root) if path.name not in POINTERS}
+        stamps = {str(path): stamp for path, stamp in _files_of(target.root)}
         write_atomically(target.root / RECORD, json.dumps(stamps))
         for trial in target.trials:
             if not trial.code.exists():
@@ -181,10 +185,9 @@ def _files_of(root: Path) -> Iterator[tuple[Path, Stamp]]:
             yield path.relative_to(root), (about.st_size, about.st_mtime_ns)
 
 
-def _pointers(root: Path) -> list[Path]:
+def _rank(pointer: Path) -> int:
     """Pointers before the states, which tell of what the pointers lead to."""
-    found = [path for path, _ in _files_of(root) if path.name in POINTERS]
-    return sorted(found, key=lambda path: POINTERS.index(path.name))
+    return POINTERS.index(pointer.name)
 
 
 def _read_record(root: Path) -> dict[str, Stamp]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from orchestrator.core.run_directory import PRUNED, TERMINAL_PHASES, RunDirectory, write_atomically
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
@@ -39,16 +38,12 @@ def requeue_trials(run_directory: RunDirectory, spec: AnyJobSpec) -> None:
         run_directory.update_state(concurrent=_concurrent(spec))
 
 
-def close_trials(run_directory: RunDirectory, phase: str, finished_at: float) -> list[dict[str, Any]]:
-    """Close the records of trials that no driver has closed, in the last phase of their job; the states of all."""
-    states = []
+def close_trials(run_directory: RunDirectory, phase: str, finished_at: float) -> None:
+    """Close the records of trials that no driver has closed, in the last phase of their job."""
     for trial in run_directory.trials:
-        state = trial.read_state()
-        if state["phase"] not in TERMINAL_PHASES:
+        if trial.read_state()["phase"] not in TERMINAL_PHASES:
             own_phase = "succeeded" if trial.model_file.exists() else phase
-            state = trial.update_state(phase=own_phase, finished_at=finished_at)
-        states.append(state)
-    return states
+            trial.update_state(phase=own_phase, finished_at=finished_at)
 
 
 def _trials(run_directory: RunDirectory, spec: AnyJobSpec) -> list[tuple[RunDirectory, AnyJobSpec]]:

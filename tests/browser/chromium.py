@@ -29,7 +29,7 @@ def find_browser() -> Browser:
     """The installed one. Without one the test skips, but in CI, which must not lose it unnoticed, it fails."""
     paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in paths:
-        reason = "chromium or chromedriver is missing; tests/browser/install.sh installs both on Debian"
+        reason = "chromium or chromedriver is missing; tests/install.sh installs both on Debian"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     return Browser(*map(str, paths))
 

@@ -18,12 +18,8 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[RayHead]:
-    head = RayHead(python_path=HERE)
-    try:
-        head.wait_until_up()
+    with RayHead(python_path=HERE) as head:
         yield head
-    finally:
-        head.close()
 
 
 @pytest.fixture

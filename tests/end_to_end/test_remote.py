@@ -26,12 +26,8 @@ tracking: {{system_metrics_every_s: null}}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayHead]:
-    head = RayHead(ROOT)
-    try:
-        head.wait_until_up()
+    with RayHead(ROOT) as head:
         yield head
-    finally:
-        head.close()
 
 
 @pytest.fixture

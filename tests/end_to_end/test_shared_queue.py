@@ -44,12 +44,8 @@ tracking: {{system_metrics_every_s: null}}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayHead]:
-    head = RayHead(ROOT)
-    try:
-        head.wait_until_up()
+    with RayHead(ROOT) as head:
         yield head
-    finally:
-        head.close()
 
 
 def events(run_directory: Path, *names: str) -> list[dict[str, object]]:

@@ -126,12 +126,8 @@ def test_a_stopped_sweep_and_one_whose_driver_was_killed_go_on(tmp_path: Path) -
 
 @pytest.fixture
 def cluster() -> Iterator[RayHead]:
-    head = RayHead(ROOT)
-    try:
-        head.wait_until_up()
+    with RayHead(ROOT) as head:
         yield head
-    finally:
-        head.close()
 
 
 def test_on_a_cluster_each_trial_waits_for_its_own_place(cluster: RayHead, tmp_path: Path) -> None:

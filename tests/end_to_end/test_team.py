@@ -260,8 +260,9 @@ def _check_history(team: Team, names: list[str]) -> None:
         assert sorted(stored) == list(range(1, STEPS + 1))
 
 
-@pytest.mark.skipif(why_not() is not None, reason=f"network namespaces: {why_not()}")
 def test_nodes_with_addresses_of_their_own(tmp_path: Path) -> None:
+    if (reason := why_not()) is not None:
+        pytest.skip(f"network namespaces: {reason}")
     with (
         Namespaces(3) as network,
         TrackingServer(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "mlflow", network.outside) as server,

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -69,6 +70,17 @@ class RayHead:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def __enter__(self) -> Self:
+        try:
+            self.wait_until_up()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def wait_until_up(self) -> None:
         """Until the dashboard answers, if only to ask for the token."""

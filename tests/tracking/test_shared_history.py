@@ -23,7 +23,7 @@ JOBS, STEPS, METRICS = 8, 40, 50
 @pytest.fixture
 def history() -> Iterator[tuple[TrackingServer, Postgres]]:
     if programs() is None:
-        reason = "PostgreSQL is missing; tests/tracking/install.sh installs it on Debian"
+        reason = "PostgreSQL is missing; tests/install.sh installs it on Debian"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     # Not pytest's own folder, which PostgreSQL's user may not enter.
     folder = Path(tempfile.mkdtemp(prefix="history"))
