@@ -177,7 +177,8 @@ def _trainer(
         "run_config": RunConfig(
             name="ray_train",
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=0),
+            # Else Ray tries for ever to start workers on a node that has died meanwhile.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             worker_runtime_env={"env_vars": env} if env else None,
         ),
     }
