@@ -20,7 +20,7 @@ from orchestrator.launch.lost import declare_lost
 from orchestrator.launch.prepare import PreparedJob
 from orchestrator.launch.processes import Liveness, interrupt, liveness
 
-DRIVER_MODULE = "orchestrator.schedule.driver"
+DRIVER_MODULE = "orchestrator.schedule.main"
 POLL_INTERVAL_S = 0.2
 
 

@@ -13,22 +13,19 @@ no queue: there a job goes from preparing to placing.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
 
-from orchestrator.core.environment import SUBMISSION_VARIABLE, own_environment
+from orchestrator.core.environment import own_environment
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, TIMED_OUT, OrchestratorError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.core.values import Failure, Retry
@@ -41,19 +38,15 @@ from orchestrator.schedule.policy import RetryPolicy
 from orchestrator.schedule.queue.values import Use
 from orchestrator.schedule.retry_classes import classified
 from orchestrator.schedule.served_attempt import ServedAttempt
-from orchestrator.schedule.sweep_driver import SweepDriver
 from orchestrator.schedule.trial_states import TrialStates, last_step
 from orchestrator.schedule.wait_record import WaitRecord
 from orchestrator.spec.elastic import is_elastic, with_workers
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_resolved
 from orchestrator.spec.methods.asynchronous import Asynchronous
-from orchestrator.spec.sweep import has_separate_trials
 
 _POLL_S = 0.2
 _STATE_EVERY_S = 2.0
-_CURRENT_WITHIN_S = 60.0
-"""A shared folder may show an older state for some time."""
 
 
 class PlacementTimeoutError(OrchestratorError):
@@ -98,18 +91,16 @@ class JobDriver:
             raise KeyboardInterrupt
         self._directory.stop_file.touch()
 
-    def run(self) -> int:
-        """Drive the job to its end; returns the exit code."""
+    def run(self, history: JobHistory) -> int:
+        """Drive the job to its end, whose MLflow runs are being opened; returns the exit code."""
         signal.signal(signal.SIGINT, self.interrupt)
         process = psutil.Process()
         driver = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
         self._update_state(phase="preparing", reason=None, message=None, driver=driver, started_at=time.time())
         self._record = driver
-        history = JobHistory(self._spec, self._directory)
         mirroring = Mirroring(self._spec.mirror, self._directory)
         mirroring.start()
         try:
-            history.open_in_background()
             self._directory.event("connected", connect(self._spec, embedded=self._embedded))
             history.wait_until_open()
             exit_code = self._attempts(history)
@@ -317,58 +308,3 @@ def _attempt(
     if isinstance(spec, JobSpec) and spec.exchange.topology == "served":
         return ServedAttempt(directory, number, spec, env, arguments, place)
     return GangAttempt(directory, number, spec, env, arguments, place)
-
-
-def _die_with_parent() -> None:
-    """End this process, and with it its private cluster, when the process that started it is gone."""
-    # The bare descriptor: a thread inside a buffered read keeps the interpreter from shutting down.
-    while os.read(0, 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def is_current(directory: RunDirectory, submission_id: str | None) -> bool:
-    """Whether a submission is the one that the job waits for: one from a cluster that was given up may come late.
-
-    Args:
-        directory: the job's run directory.
-        submission_id: None where a driver was not submitted to a cluster.
-    """
-    deadline = time.monotonic() + _CURRENT_WITHIN_S
-    while submission_id is not None and _submission_of(directory) != submission_id:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_S)
-    return True
-
-
-def _submission_of(directory: RunDirectory) -> str | None:
-    submission_id: str | None = (directory.read_state().get("backend") or {}).get("submission_id")
-    return submission_id
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """``python -m orchestrator.schedule.driver RUN_DIRECTORY [--embedded | --has-room] [--watch-parent]``."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("run_directory", type=Path)
-    parser.add_argument("--embedded", action="store_true", help="start a private Ray cluster")
-    parser.add_argument("--has-room", action="store_true", help="attach to a sweep's private Ray, without a queue")
-    parser.add_argument("--watch-parent", action="store_true", help="end when standard input is closed")
-    options: Any = parser.parse_args(arguments)
-    if options.watch_parent:
-        threading.Thread(target=_die_with_parent, daemon=True).start()
-    # Ray may clean up the folder that it unpacked this job into (two nodes on one host do); the run directory stays.
-    directory = RunDirectory(options.run_directory.absolute())
-    os.chdir(directory.code)
-    submission_id = None if options.embedded else os.environ.get(SUBMISSION_VARIABLE)
-    if not is_current(directory, submission_id):
-        print(f"{directory.name} was submitted again after {submission_id}; nothing was done.", file=sys.stderr)
-        return JOB_FAILED
-    spec = load_resolved(directory.resolved_spec)
-    if isinstance(spec, JobSpec) and has_separate_trials(spec):
-        return SweepDriver(directory, spec, embedded=options.embedded).run()
-    return JobDriver(directory, embedded=options.embedded, has_room=options.has_room).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

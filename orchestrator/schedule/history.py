@@ -1,50 +1,29 @@
-"""The MLflow runs of a job and its trials, as the driver sees them: opened while Ray starts, closed with the truth."""
+"""The driver's side of its job's MLflow runs: a process beside it opens and closes them (``job_runs.py``).
+
+Not the driver itself: MLflow takes two seconds to import and so does Ray, on one core one after the other and on two at
+the same time. So the process is started before the driver's own imports.
+"""
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
-import tempfile
-import threading
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Any
 
-from orchestrator.core.errors import OrchestratorError, OutOfReachError
-from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
-from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
-from orchestrator.spec.sweep import has_separate_trials, trials_of
-from orchestrator.tracking.environment import describe_environment
-from orchestrator.tracking.run import finish_run, flatten, log_artifact, open_run, reopen_run, set_tags
-from orchestrator.tracking.sender import replay
+from orchestrator.core import errors
+from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.run_directory import RunDirectory
+from orchestrator.spec.job import AnyJobSpec
 from orchestrator.tracking.uri import redact, resolve_tracking_uri
 
-_REPLAY_TIMEOUT_S = 30.0
-PARENT_RUN = "mlflow_parent_run_id"
-"""In the state of a trial with a driver of its own: the MLflow run of its sweep."""
-
-
-def _source_tags() -> dict[str, str]:
-    """What MLflow's own client would say of a run: whose it is and what made it."""
-    return {"mlflow.user": getpass.getuser(), "mlflow.source.name": "orchestrator", "mlflow.source.type": "JOB"}
-
-
-@dataclass(slots=True)
-class _Run:
-    """The MLflow run of a job, or of one trial of its sweep."""
-
-    spec: AnyJobSpec
-    directory: RunDirectory
-    run_id: str
-    """Empty before it is opened."""
-    is_over: bool = False
-    """Of a trial: whether it had succeeded in an earlier life of its job, and stays as it is."""
+MODULE = "orchestrator.schedule.job_runs"
 
 
 class JobHistory:
-    """One MLflow run for the whole life of the job, over all its attempts, and below it one for each trial.
+    """The MLflow runs of a job over all its attempts, and of the trials that train on its workers.
 
     Args:
         spec: the job.
@@ -52,22 +31,15 @@ class JobHistory:
     """
 
     def __init__(self, spec: AnyJobSpec, directory: RunDirectory) -> None:
-        self._spec = spec
         self._directory = directory
         self.uri: str = resolve_tracking_uri(spec.tracking.uri, os.environ, directory.storage)
-        self._run = _Run(spec, directory, directory.read_state().get("mlflow_run_id") or "")
-        self._trials = _trial_runs(spec, directory)
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._open, name="open-mlflow-run", daemon=True)
-
-    @property
-    def run_id(self) -> str:
+        self.run_id: str = directory.read_state().get("mlflow_run_id") or ""
         """The job's MLflow run; empty before there is one."""
-        return self._run.run_id
+        self._process: subprocess.Popen[str] | None = None
 
     def open_in_background(self) -> None:
-        """Start opening the runs: importing MLflow and making its database takes as long as starting Ray."""
-        self._thread.start()
+        """Start opening the runs."""
+        self._process = self._start()
 
     def wait_until_open(self) -> None:
         """Wait for the runs and note their ids in the states.
@@ -76,97 +48,53 @@ class JobHistory:
             OrchestratorError: where a new run could not be created. A run that exists need not answer: the metrics
                 are spilled and sent later.
         """
-        self._thread.join()
-        runs = [self._run, *self._trials]
-        for run in runs:
-            run.directory.update_state(mlflow_run_id=run.run_id or None)
-        self._directory.update_state(tracking_uri=self.uri if redact(self.uri) == self.uri else None)
-        if self._error is None:
-            return
-        if not (all(run.run_id for run in runs) and isinstance(self._error, OrchestratorError)):
-            raise self._error
-        self._directory.event("tracking_out_of_reach", {"message": str(self._error)})
+        assert self._process is not None
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise OrchestratorError("the MLflow run could not be opened: see logs/driver.log of the run directory")
+        self.run_id = note_opened(self._directory, self.uri, json.loads(answer))
 
     def close(self) -> None:
-        """Send what is left, store the artifacts and give each run the status of its job or trial. Never raises."""
-        deadline = time.monotonic() + _REPLAY_TIMEOUT_S
-        runs = [run for run in (*self._trials, self._run) if run.run_id]
-        num_unsent = sum(
-            replay(run.directory, self.uri, run.run_id, timeout_s=max(0.0, deadline - time.monotonic())) for run in runs
+        """Have what is left sent, and each run given the status of its job or trial. Never raises."""
+        if self._process is not None and self._process.poll() is not None:
+            self._process.communicate()  # closes its pipes
+            self._process = None
+        if self._process is None:
+            self._process = self._start("--close")
+        with suppress(BrokenPipeError):
+            self._process.communicate("close\n")
+
+    def _start(self, *options: str) -> subprocess.Popen[str]:
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        # -P: a file of the job's folder must not stand in for a module of the standard library.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", MODULE, str(self._directory.root), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            process_group=0,  # Ctrl-C is the driver's to answer; the end of the pipe ends this process too.
         )
-        if num_unsent:
-            self._directory.event("metrics_unsent", {"lines": num_unsent})
-        open_since = None
-        for run in runs:
-            try:
-                self._finish(run)
-            except OrchestratorError as error:
-                self._directory.event("tracking_out_of_reach", {"message": str(error)})
-                if isinstance(error, OutOfReachError):
-                    open_since = time.time()
-                    break
-        # Whoever looks at the job later ends what could not be ended now.
-        if open_since != self._directory.read_state().get("mlflow_open_since"):
-            self._directory.update_state(mlflow_open_since=open_since)
-
-    def _finish(self, run: _Run) -> None:
-        for path in (run.directory.events_file, run.directory.metrics_file):
-            if path.exists():
-                log_artifact(self.uri, run.run_id, path)
-        state = run.directory.read_state()
-        if state["phase"] in TERMINAL_PHASES:
-            finish_run(self.uri, run.run_id, state["phase"], state.get("finished_at"))
-
-    def _open(self) -> None:
-        try:
-            new = [run for run in (self._run, *self._trials) if not run.run_id]
-            parent = _tags_of_a_trial(self._directory)
-            self._open_one(self._run, {"workers": str(self._spec.resources.workers), **parent})
-            for number, run in enumerate(self._trials):
-                self._open_one(run, {"mlflow.parentRunId": self.run_id, "trial": str(number)})
-            for run in new:
-                log_artifact(self.uri, run.run_id, run.directory.resolved_spec)
-            if self._run in new:
-                self._log_environment()
-        except Exception as error:
-            self._error = error
-
-    def _open_one(self, run: _Run, tags: Mapping[str, str]) -> None:
-        """Create a run or reopen it, and tag it with what this attempt has of its own."""
-        if run.is_over:
-            return
-        if run.run_id:
-            reopen_run(self.uri, run.run_id)
-        else:
-            run.run_id = open_run(
-                self.uri,
-                self._spec.tracking.experiment or self._spec.name,
-                run.spec.name,
-                {**_source_tags(), **self._spec.tracking.tags},
-                flatten(run.spec.model_dump(mode="json")),
-                artifact_root=self._directory.storage / "mlartifacts",
-            )
-        set_tags(self.uri, run.run_id, {"run_directory": str(run.directory.root), **tags})
-
-    def _log_environment(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            environment = Path(folder) / "environment.json"
-            environment.write_text(json.dumps(describe_environment(), indent=2), encoding="utf-8")
-            log_artifact(self.uri, self.run_id, environment)
 
 
-def _tags_of_a_trial(directory: RunDirectory) -> dict[str, str]:
-    """Where a trial with a driver of its own belongs; empty for every other job."""
-    parent = directory.read_state().get(PARENT_RUN)
-    return {"mlflow.parentRunId": parent, "trial": directory.name} if parent else {}
+def note_opened(directory: RunDirectory, uri: str, answer: dict[str, Any]) -> str:
+    """Write down which runs a job has; returns the id of its own.
 
+    Args:
+        directory: of the job.
+        uri: of MLflow.
+        answer: ``ids`` of the job's run and those of its trials, and what the ``problem`` was.
 
-def _trial_runs(spec: AnyJobSpec, directory: RunDirectory) -> list[_Run]:
-    """The runs of a sweep's trials as their states know them; none for other jobs, and where trials open their own."""
-    if isinstance(spec, ScriptJobSpec) or not spec.sweep or has_separate_trials(spec):
-        return []
-    runs = []
-    for trial, trial_spec in zip(directory.trials, trials_of(spec), strict=True):
-        state = trial.read_state()
-        runs.append(_Run(trial_spec, trial, state["mlflow_run_id"] or "", is_over=state["phase"] == "succeeded"))
-    return runs
+    Raises:
+        OrchestratorError: the problem, where it leaves a run missing.
+    """
+    ids: list[str] = answer["ids"]
+    for owner, run_id in zip([directory, *directory.trials], ids, strict=False):
+        owner.update_state(mlflow_run_id=run_id or None)
+    directory.update_state(tracking_uri=uri if redact(uri) == uri else None)
+    if (problem := answer["problem"]) is not None:
+        if not all(ids):
+            raise getattr(errors, problem["kind"])(problem["message"])
+        directory.event("tracking_out_of_reach", {"message": problem["message"]})
+    return ids[0]

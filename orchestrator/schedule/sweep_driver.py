@@ -22,7 +22,8 @@ import psutil
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, OrchestratorError
 from orchestrator.core.run_directory import PRUNED, TERMINAL_PHASES, RunDirectory
 from orchestrator.schedule.cluster import Fits, admit, all_resources, connect, cpus_of, gcs_address, shards_of
-from orchestrator.schedule.history import PARENT_RUN, JobHistory
+from orchestrator.schedule.history import JobHistory
+from orchestrator.schedule.job_runs import PARENT_RUN
 from orchestrator.schedule.mirroring import Mirroring
 from orchestrator.schedule.trial_driver import TrialDriver, environment_of_trials
 from orchestrator.spec.check_sweep import described
@@ -77,19 +78,17 @@ class SweepDriver:
             raise KeyboardInterrupt
         self._directory.stop_file.touch()
 
-    def run(self) -> int:
-        """Drive the sweep to its end; returns the exit code."""
+    def run(self, history: JobHistory) -> int:
+        """Drive the sweep to its end, whose MLflow run is being opened; returns the exit code."""
         signal.signal(signal.SIGINT, self.interrupt)
         process = psutil.Process()
         driver = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
         lives = int(self._directory.read_state().get("attempts", 0)) + 1
         fields = {"driver": driver, "attempts": lives, "started_at": time.time()}
         self._directory.update_state(phase="preparing", reason=None, message=None, **fields)
-        history = JobHistory(self._spec, self._directory)
         mirroring = Mirroring(self._spec.mirror, self._directory)
         mirroring.start()
         try:
-            history.open_in_background()
             self._connect()
             history.wait_until_open()
             exit_code = self._run_trials(history)

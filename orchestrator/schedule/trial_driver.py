@@ -12,7 +12,7 @@ from contextlib import suppress
 from orchestrator.core.environment import SUBMISSION_VARIABLE
 from orchestrator.core.run_directory import RunDirectory
 
-DRIVER_MODULE = "orchestrator.schedule.driver"
+DRIVER_MODULE = "orchestrator.schedule.main"
 
 
 class TrialDriver:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from orchestrator.core.errors import OutOfReachError
 from orchestrator.core.run_directory import RunDirectory, read_json_lines
 from orchestrator.launch.trials import prepare_trials, requeue_trials
-from orchestrator.schedule import history as history_module
-from orchestrator.schedule.history import JobHistory
+from orchestrator.schedule import job_runs as module
+from orchestrator.schedule.history import JobHistory, note_opened
+from orchestrator.schedule.job_runs import PARENT_RUN, JobRuns
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import dump_resolved, load_recipe_job
 from orchestrator.tracking.client import open_client
@@ -57,11 +59,10 @@ def job(spec: JobSpec, tmp_path: Path) -> RunDirectory:
     return directory
 
 
-def opened(spec: JobSpec, job: RunDirectory) -> JobHistory:
-    history = JobHistory(spec, job)
-    history.open_in_background()
-    history.wait_until_open()
-    return history
+def opened(spec: JobSpec, job: RunDirectory) -> JobRuns:
+    runs = JobRuns(spec, job)
+    note_opened(job, runs.uri, runs.open())
+    return runs
 
 
 def end(job: RunDirectory, *phases: str) -> None:
@@ -77,9 +78,9 @@ def runs(uri: str, job: RunDirectory) -> list[Any]:
 
 
 def test_trials_are_children_of_their_job(spec: JobSpec, job: RunDirectory, uri: str) -> None:
-    history = opened(spec, job)
+    opened(spec, job)
     parent, *children = runs(uri, job)
-    assert parent.info.run_id == history.run_id
+    assert parent.info.run_id == job.read_state()["mlflow_run_id"]
     assert "mlflow.parentRunId" not in parent.data.tags
     assert parent.data.params["sweep.optimizer.lr"] == "[0.1, 0.2]"
     assert parent.data.tags["workers"] == "2"
@@ -89,7 +90,7 @@ def test_trials_are_children_of_their_job(spec: JobSpec, job: RunDirectory, uri:
     for child, trial in zip(children, job.trials, strict=True):
         assert child.info.experiment_id == parent.info.experiment_id
         assert child.info.status == "RUNNING"
-        assert child.data.tags["mlflow.parentRunId"] == history.run_id
+        assert child.data.tags["mlflow.parentRunId"] == job.read_state()["mlflow_run_id"]
         assert (child.data.tags["team"], child.data.tags["run_directory"]) == ("a", str(trial.root))
         assert {file.path for file in open_client(uri).list_artifacts(child.info.run_id)} == {"resolved.yaml"}
 
@@ -126,17 +127,17 @@ def test_without_the_runs_of_all_trials_a_job_does_not_start(
 ) -> None:
     """The ids that are known are kept, so that the next life creates only what is missing."""
     with monkeypatch.context() as patch:
-        patch.setattr(history_module, "open_run", _until("tiny-1"))
+        patch.setattr(module, "open_run", _until("tiny-1"))
         with pytest.raises(OutOfReachError, match="gone"):
             opened(spec, job)
     known = [one.read_state()["mlflow_run_id"] for one in (job, *job.trials)]
     assert [bool(run_id) for run_id in known] == [True, True, False]
-    history = opened(spec, job)
+    opened(spec, job)
     again = [one.info.run_id for one in runs(uri, job)]
     assert again[:2] == known[:2]
     (experiment,) = open_client(uri).search_experiments(filter_string="name = 'tiny'")
     assert len(open_client(uri).search_runs([experiment.experiment_id])) == 3
-    assert history.run_id == known[0]
+    assert job.read_state()["mlflow_run_id"] == known[0]
 
 
 def test_a_run_that_was_deleted_keeps_no_other_open(spec: JobSpec, job: RunDirectory, uri: str) -> None:
@@ -159,7 +160,7 @@ def test_runs_that_could_not_be_ended_are_noted_for_whoever_comes_next(
         raise OutOfReachError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(history_module, "finish_run", is_away)
+        patch.setattr(module, "finish_run", is_away)
         history.close()
     assert job.read_state()["mlflow_open_since"] > 0
     assert [event["event"] for event in read_json_lines(job.events_file)] == ["queued", "tracking_out_of_reach"]
@@ -178,7 +179,38 @@ def _until(name: str) -> Any:
     return open_run
 
 
-_open_run = history_module.open_run
+_open_run = module.open_run
+
+
+def test_a_process_beside_the_driver_opens_the_runs_and_another_closes_them_if_it_was_killed(
+    spec: JobSpec, job: RunDirectory, uri: str
+) -> None:
+    history = JobHistory(spec, job)
+    history.open_in_background()
+    assert history._process is not None
+    # Ctrl-C in a terminal reaches the driver's group.
+    assert os.getpgid(history._process.pid) != os.getpgid(0)
+    history.wait_until_open()
+    assert history.run_id == job.read_state()["mlflow_run_id"] != ""
+    assert [one.info.status for one in runs(uri, job)] == ["RUNNING"] * 3
+    history._process.kill()
+    history._process.wait()
+    end(job, "succeeded", "succeeded", "failed")
+    history.close()
+    assert [one.info.status for one in runs(uri, job)] == ["FINISHED", "FINISHED", "FAILED"]
+    assert runs(uri, job)[1].data.metrics["loss"] == 0.5
+
+
+def test_what_the_process_could_not_do_is_the_drivers_error(spec: JobSpec, job: RunDirectory) -> None:
+    document = spec.model_dump(mode="json")
+    document["tracking"]["uri"] = "http://127.0.0.1:9"
+    away = JobSpec.model_validate(document)
+    job.resolved_spec.write_text(dump_resolved(away), encoding="utf-8")
+    history = JobHistory(away, job)
+    history.open_in_background()
+    with pytest.raises(OutOfReachError, match=r"127\.0\.0\.1:9"):
+        history.wait_until_open()
+    history.close()
 
 
 def test_a_trial_with_a_driver_of_its_own_opens_its_run_below_that_of_its_sweep(
@@ -189,14 +221,17 @@ def test_a_trial_with_a_driver_of_its_own_opens_its_run_below_that_of_its_sweep(
     sweep.root.mkdir(parents=True)
     sweep.update_state(phase="preparing", attempts=0)
     prepare_trials(sweep, apart)
-    history = opened(apart, sweep)
+    opened(apart, sweep)
     assert [trial.read_state()["mlflow_run_id"] for trial in sweep.trials] == [None, None], "each opens its own"
     trial = RunDirectory(sweep.trial(1).root)
-    trial.update_state(**{history_module.PARENT_RUN: history.run_id})
+    trial.update_state(**{PARENT_RUN: sweep.read_state()["mlflow_run_id"]})
     opened(load_recipe_job(trial.resolved_spec), trial)
     child = open_client(uri).get_run(trial.read_state()["mlflow_run_id"])
-    parent = open_client(uri).get_run(history.run_id)
+    parent = open_client(uri).get_run(sweep.read_state()["mlflow_run_id"])
     assert child.info.experiment_id == parent.info.experiment_id
     assert (child.info.run_name, child.data.params["optimizer.lr"]) == ("tiny-1", "0.2")
-    assert (child.data.tags["mlflow.parentRunId"], child.data.tags["trial"]) == (history.run_id, "1")
+    assert (child.data.tags["mlflow.parentRunId"], child.data.tags["trial"]) == (
+        sweep.read_state()["mlflow_run_id"],
+        "1",
+    )
     assert (child.data.tags["workers"], child.data.tags["team"]) == ("2", "a")

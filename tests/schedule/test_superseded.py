@@ -12,8 +12,10 @@ import pytest
 from orchestrator.core.environment import SUBMISSION_VARIABLE
 from orchestrator.core.errors import JOB_FAILED
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.schedule import driver as module
-from orchestrator.schedule.driver import JobDriver, is_current, main
+from orchestrator.schedule import driver as driver_module
+from orchestrator.schedule import main as module
+from orchestrator.schedule.driver import JobDriver
+from orchestrator.schedule.main import is_current, main
 
 SPEC = "name: tiny\nrecipe: {target: 'tiny.py:Digits'}\ntrain: {steps: 6}\n"
 
@@ -21,12 +23,7 @@ SPEC = "name: tiny\nrecipe: {target: 'tiny.py:Digits'}\ntrain: {steps: 6}\n"
 class NoHistory:
     """An MLflow run that must not be touched after the job has changed hands."""
 
-    def __init__(self, *_: object) -> None:
-        self.was_closed = False
-        NoHistory.last = self  # type: ignore[attr-defined]
-
-    def open_in_background(self) -> None:
-        pass
+    was_closed = False
 
     def wait_until_open(self) -> None:
         pass
@@ -41,8 +38,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDi
     directory.code.mkdir(parents=True)
     directory.resolved_spec.write_text(SPEC)
     directory.update_state(phase="queued", created_at=1.0, backend={"kind": "ray_jobs", "submission_id": "tiny-a2"})
-    monkeypatch.setattr(module, "JobHistory", NoHistory)
-    monkeypatch.setattr(module, "connect", lambda spec, embedded: {})
+    monkeypatch.setattr(driver_module, "connect", lambda spec, embedded: {})
     before = signal.getsignal(signal.SIGINT)  # a driver takes it for itself
     yield directory
     signal.signal(signal.SIGINT, before)
@@ -63,9 +59,10 @@ def test_a_driver_whose_job_was_taken_over_ends_and_leaves_its_record_alone(
 
     monkeypatch.setattr(driver, "_wait_for_place", lambda: None)
     monkeypatch.setattr(driver, "_one_attempt", one_attempt)
-    assert driver.run() == JOB_FAILED
+    history = NoHistory()
+    assert driver.run(history) == JOB_FAILED  # type: ignore[arg-type]  # what a driver needs of it
     assert directory.state_file.read_bytes() == left[0]
-    assert not NoHistory.last.was_closed  # type: ignore[attr-defined]
+    assert not history.was_closed
     assert "tiny has another driver now; this one ends." in capsys.readouterr().err
 
 
