@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 TRITON := $(VENV)/triton-only
+# Tests of one process each; they run side by side, on as many cores as there are.
+QUICK  := not ray and not distributed and not browser and not gpu
 SOURCES := orchestrator jobs benchmarks cluster tests
 
 .PHONY: help install triton demo test test-fast check format docs clean
@@ -29,11 +31,11 @@ $(TRITON)/.installed: constraints-triton.txt | install
 demo: install
 	$(BIN)/orchestrator run jobs/digits/demo.yaml --new-name
 
-test: install
-	$(BIN)/python -m pytest
+test: test-fast
+	$(BIN)/python -m pytest -m 'not ($(QUICK))'
 
 test-fast: install
-	$(BIN)/python -m pytest -m 'not ray and not distributed and not browser and not gpu'
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile -m '$(QUICK)'
 
 check: install
 	$(BIN)/ruff format --check $(SOURCES)
