@@ -6,7 +6,7 @@ batch of 128 and up to 2,048, each policy with its own coupling of the rate. The
 product's own loop on two gloo ranks of one thread, in one pair of processes, one after the other. Every run is a line
 of a JSON-lines file; an interrupted benchmark goes on from there.
 
-    python -m benchmarks.adaptive_batch --runs runs/adaptive_batch.jsonl
+    python -m benchmarks.adaptive_batch --runs runs/adaptive_batch.jsonl [--arms "constant 128" cbs_probe]
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ POLICIES = {
     "norm_test, eta 0.5": f"{{name: norm_test, eta: 0.5, {MEASURED}}}",
     "noise_scale": f"{{name: noise_scale, {MEASURED}}}",
     "goodput": f"{{name: goodput, {MEASURED}}}",
+    "cbs_probe": (
+        f"{{name: cbs_probe, every_samples: 12800, branch_samples: {4 * LARGE}, max_size: {LARGE}, smoothing: 0.9}}"
+    ),
     "schedule": "{name: schedule, sizes: '40000:256 80000:512 120000:1024', coupling: sqrt}",
 }
 """`batch.controller` of each, from the small batch on."""
@@ -81,6 +84,8 @@ class LastLine:
         self.step = 0
         self.metrics: dict[str, Any] = {}
         self.sizes: list[int] = []
+        self.num_of_branches = 0
+        """Samples that branches took beside the training."""
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """See ``core.protocols.Tracker``."""
@@ -90,6 +95,8 @@ class LastLine:
         """See ``core.protocols.Tracker``."""
         if name == "batch" and fields["batch"] not in self.sizes[-1:]:
             self.sizes.append(fields["batch"])
+        if name == "branches":
+            self.num_of_branches = fields["num_samples_so_far"]
 
     def close(self) -> None:
         """See ``core.protocols.Tracker``."""
@@ -130,6 +137,7 @@ def train(data: str, arm: str, seed: int, collectives: Collectives) -> dict[str,
         "loss": tracker.metrics["eval/loss"],
         "accuracy": tracker.metrics.get("eval/accuracy"),
         "batches": tracker.sizes,
+        "samples_of_branches": tracker.num_of_branches,
     }
 
 
@@ -186,12 +194,13 @@ def main() -> None:
         "--runs", type=Path, default=ROOT / "runs" / "adaptive_batch.jsonl", help="JSON lines, added to"
     )
     parser.add_argument("--data", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--output", type=Path, default=None, help="default: a dated file beside this script")
     options = parser.parse_args()
     options.runs.parent.mkdir(parents=True, exist_ok=True)
     made = {(line["data"], line["arm"], line["seed"]) for line in read_json_lines(options.runs)}
     # Seed by seed: what else the machine does meanwhile falls on all arms alike.
-    every = [(data, arm, seed) for seed in SEEDS for data in options.data for arm in ARMS]
+    every = [(data, arm, seed) for seed in SEEDS for data in options.data for arm in options.arms]
     wanted = [run for run in every if run not in made]
     if wanted:
         with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.batching.coupling import averages_ratio
 from orchestrator.batching.guards import Situation, guarded, half_life, limits_of
 from orchestrator.core.gradient_stats import GroupNorms, RunningStatistic
-from orchestrator.core.values import BatchPlan, ControllerParts, Decision, StepStats
+from orchestrator.core.values import BatchPlan, ControllerParts, Decision, StepStats, Wish
 from orchestrator.spec.methods.controllers import Adaptive, Statistic
 from orchestrator.spec.scaling import rate_factor
 
@@ -32,10 +32,16 @@ class Policy:
 
     inner_products = False
     """Whether measured steps must give the groups' inner products."""
+    workers: int | None = None
+    """That are asked for; None where the policy does not ask."""
 
     def target(self, seen: Seen) -> tuple[float, str]:
         """Samples per step, inf for as many as possible, and the rule in words."""
         raise NotImplementedError
+
+    def wish(self, seen: Seen) -> Wish | None:
+        """Ask for another number of ``workers``, with the batch as it has just been decided; None leaves it."""
+        return None
 
     def watch(self, stats: StepStats) -> None:
         """Called before every step."""
@@ -75,11 +81,13 @@ class AdaptiveController:
     def plan(self, stats: StepStats) -> BatchPlan:
         """See ``core.protocols.BatchController``."""
         self._policy.watch(stats)
-        decision = None
+        decision = wish = None
         if stats.gradient is not None and stats.gradient.num_groups > 1:
             self._statistic.update(stats.gradient, stats.samples)
             self._policy.take(stats.gradient, stats.samples)
             decision = self._decide(stats, stats.gradient)
+            if self._statistic.num_observations >= self._limits.min_measurements:
+                wish = self._policy.wish(Seen(batch=self._batch, statistic=self._statistic, norms=stats.gradient))
         is_due = is_measured(self._config, stats.step)
         return BatchPlan(
             global_batch_size=self._batch,
@@ -90,6 +98,8 @@ class AdaptiveController:
             inner_products=is_due and self._policy.inner_products,
             preconditioned=is_due and self._config.preconditioned,
             decision=decision,
+            workers=self._policy.workers,
+            wish=wish,
         )
 
     def _decide(self, stats: StepStats, norms: GroupNorms) -> Decision:

@@ -56,6 +56,11 @@ def _resized(event: Event) -> Notice:
     return Notice(f"goes on with {workers} in place of {event['from']}: {event['why']}")
 
 
+def _workers_wanted(event: Event) -> Notice:
+    batch = counted(event["batch"], "sample")
+    return Notice(f"asks for {counted(event['wanted'], 'worker')} for steps of {batch}: {event['reason']}")
+
+
 def _queued(event: Event) -> Notice | None:
     if "position" not in event:
         return None  # by the command that hands a job over
@@ -96,6 +101,7 @@ WORDS: dict[str, Callable[[Event], Notice | None]] = {
     "granted": _granted,
     "preempted": lambda event: Notice(f"makes room for {event['by']} after step {event['step']:,}", "warning"),
     "resized": _resized,
+    "workers_wanted": _workers_wanted,
     "waiting": lambda event: Notice(f"waiting: {event['reason']}"),
     "placed": _placed,
     "started": _started,

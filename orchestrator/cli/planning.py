@@ -121,7 +121,8 @@ def _placement(made: Plan) -> str:
 
 
 def _elastic(made: Plan) -> str:
-    return f"{made.workers:,} to {made.max_workers:,} workers, as many as there is room for,"
+    how_many = "there is room for" if made.first_wish is None else f"it asks for ({made.first_wish:,} at first)"
+    return f"{made.workers:,} to {made.max_workers:,} workers, as many as {how_many},"
 
 
 def _memory(made: Plan) -> str:

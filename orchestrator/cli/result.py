@@ -39,9 +39,12 @@ def wall_time_s(state: Mapping[str, Any], now_s: float | None = None) -> float |
 
 
 def workers_text(state: Mapping[str, Any]) -> str | None:
-    """How many workers an elastic job has of those that it may have; None of all other jobs."""
-    limits = state.get("worker_range")
-    return f"{state['num_workers']} of {limits['min']} to {limits['max']}" if limits else None
+    """How many workers an elastic job has, and asks for, of those that it may have; None of all other jobs."""
+    limits, wanted = state.get("worker_range"), state.get("workers_wanted")
+    if not limits:
+        return None
+    asks = "" if wanted in (None, state["num_workers"]) else f" (asks for {wanted})"
+    return f"{state['num_workers']}{asks} of {limits['min']} to {limits['max']}"
 
 
 def mlflow_command(uri: str) -> str:

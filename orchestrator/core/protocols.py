@@ -57,7 +57,7 @@ class BatchController(Protocol):
     """Decides the batch before each step; a state machine over values, which are equal on all ranks."""
 
     def plan(self, stats: StepStats) -> BatchPlan:
-        """The next step's batch; called once before each step."""
+        """The next step's batch; called once before each step, and again where it has asked for branches."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to take the same decisions after a resume; JSON values."""
@@ -220,6 +220,18 @@ class Compensation(Protocol):
 
     def offset(self, parameter: nn.Parameter) -> Tensor | None:
         """What is added to a parameter where it is sent out to be computed at; None is nothing."""
+
+
+@runtime_checkable
+class RewindingEngine(Protocol):
+    """An engine whose training can be put back to an earlier moment of it."""
+
+    def remember(self) -> Callable[[], None]:
+        """Copy weights, buffers, optimizer state and numbers to host memory, between two steps.
+
+        Returns:
+            What puts them back, to the last bit.
+        """
 
 
 class Tracker(Protocol):

@@ -154,7 +154,7 @@ class RunDirectory:
 
     @property
     def preempt_file(self) -> Path:
-        """Exists while the job is to stop at the next step because a more urgent one needs its place."""
+        """Exists while the job is to stop at the next step, for a more urgent one or to go on with other workers."""
         return (self._job or self).root / "preempt_requested"
 
     def ask_to_stop(self, reason: str, message: str) -> None:

@@ -81,6 +81,7 @@ CONTROLLERS = {
     "adascale": "orchestrator.batching.adascale:AdaScaleController",
     "goodput": "orchestrator.batching.goodput:build_goodput",
     "seesaw": "orchestrator.batching.seesaw:SeesawController",
+    "cbs_probe": "orchestrator.batching.cbs_probe:CbsProbeController",
 }
 SOURCES = {
     "recipe": "orchestrator.data.sources:recipe_datasets",

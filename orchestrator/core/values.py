@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.core.gradient_stats import GroupNorms
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import JobSpec, WorkerRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,48 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How many workers a batch controller asks for and why."""
+
+    workers: int
+    """From the next step on; there may be fewer, and more until the job may be changed."""
+    batch: int
+    """Samples per step over all ranks that they are asked for."""
+    noise_scale: float | None
+    """Of the gradient, in samples; None where it plays no part."""
+    reason: str
+    """For people: the rule."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branches:
+    """Short trainings from the present weights that a batch controller wants to see; nothing of them stays."""
+
+    batches: tuple[int, ...]
+    """Samples per step over all ranks, of each branch."""
+    lr_factors: tuple[float, ...]
+    """Multiplies the scheduled learning rate of the moment, of each branch."""
+    num_samples: int
+    """Most samples of a branch, which takes whole steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What branches have shown."""
+
+    batches: tuple[int, ...]
+    """Samples per step over all ranks, of each branch."""
+    losses: tuple[float, ...]
+    """Average loss at the end of each."""
+    critical_batch: int
+    """Samples per step."""
+    num_samples: int
+    """Samples of all of them together."""
+    num_samples_so_far: int
+    """Samples of all branches of the training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
     """What one optimizer step processes."""
 
@@ -51,6 +93,15 @@ class BatchPlan:
     """Whether it then measures gradients divided by the root of Adam's second moment."""
     decision: Decision | None = None
     """What was decided just now, for the records; None where nothing was."""
+    workers: int | None = None
+    """Workers that the job can use well; None where nobody asks for a number. What a step computes does not depend on
+    it: another attempt of the job has them."""
+    wish: Wish | None = None
+    """What has just changed ``workers``, for the records; None where nothing has."""
+    branches: Branches | None = None
+    """To be trained in place of the step, and shown to the controller, which then plans the step; None for none."""
+    probe: Probe | None = None
+    """What branches have just shown, for the records; None where there were none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +142,8 @@ class StepStats:
     """How long the step before the last one took on rank 0; None in the first steps of an attempt."""
     timed_plan: BatchPlan | None = None
     """The plan of that step; None where ``step_seconds`` is."""
+    branch_losses: tuple[tuple[float, ...], ...] | None = None
+    """Mean loss of each step of each branch that the last plan asked for; None where it asked for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +172,8 @@ class ControllerParts:
     """Length of the phase; None where it is in steps of a batch that changes."""
     peak_lr: float
     """Learning rate after the scaling rule, before warmup and schedule."""
+    worker_range: WorkerRange | None = None
+    """What other attempts of the job may have as ``world_size``; None where it stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

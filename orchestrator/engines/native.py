@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from orchestrator.engines.base import EngineBase, choices_of, report_of, set_lea
 from orchestrator.engines.clipping import Clipping
 from orchestrator.engines.norms import squared_norms_of_sum
 from orchestrator.engines.precision import Precision
+from orchestrator.engines.rewind import remember
 
 
 class NativeEngine(EngineBase):
@@ -151,6 +153,17 @@ class NativeEngine(EngineBase):
         if has_optimizer_state(saved.names):
             create_optimizer_state(self.optimizer)
         saved.read(self.pieces())
+
+    def remember(self) -> Callable[[], None]:
+        """See ``core.protocols.RewindingEngine``."""
+        put_back = remember([*self._parameters, *self.model.buffers()], self.optimizer)
+        numbers = copy.deepcopy(self.numbers())
+
+        def put_all_back() -> None:
+            put_back()
+            self.load_numbers(copy.deepcopy(numbers))
+
+        return put_all_back
 
     def choices(self) -> dict[str, str]:
         """See the base class."""

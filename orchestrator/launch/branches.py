@@ -24,9 +24,7 @@ from orchestrator.launch.store import JobStore
 from orchestrator.simulate.critical_batch import LossCurve
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import LoadedSpec, load_resolved, load_spec, spec_hash
-
-LINEAR = ("sgd",)
-"""Optimizers whose rate is taken to follow the batch in proportion; the others' follows its root."""
+from orchestrator.spec.scaling import customary_rule, rate_factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +80,8 @@ class Study:
     def at(self, batch: int) -> Branch:
         """The branch of a batch, with the rate that goes with it."""
         spec = self._job(self._load([]))
-        power = 1.0 if spec.optimizer.name in LINEAR else 0.5
-        return Branch(batch=batch, lr=spec.optimizer.lr * (batch / spec.batch.global_size) ** power)
+        factor = rate_factor(customary_rule(spec.optimizer), batch, spec.batch.global_size)
+        return Branch(batch=batch, lr=spec.optimizer.lr * factor)
 
     def workers_for(self, batch: int) -> int:
         """Workers that leave each the samples that it has in the job."""

@@ -15,7 +15,7 @@ from orchestrator.launch.package import Package, collect
 from orchestrator.launch.phases import PhasePlan, phase_plans, totals
 from orchestrator.launch.store import JobStore
 from orchestrator.spec.batch_arithmetic import StepDivision, divide_step
-from orchestrator.spec.elastic import worker_numbers
+from orchestrator.spec.elastic import first_wish, worker_numbers
 from orchestrator.spec.job import JobSpec, Script, ScriptJobSpec
 from orchestrator.spec.load import LoadedSpec, dump_resolved
 from orchestrator.spec.methods.asynchronous import Asynchronous
@@ -77,6 +77,8 @@ class Plan:
     """Of a range the least."""
     max_workers: int
     """The same number, but of a range the most."""
+    first_wish: int | None
+    """Workers that a range's job asks for at first; None where it takes as many as there is room for."""
     cpus_per_worker: float
     gpus_per_worker: int
     placement: str
@@ -125,6 +127,7 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
         memory_unknown=memory if isinstance(memory, str) else None,
         workers=resources.num_workers,
         max_workers=resources.max_workers,
+        first_wish=first_wish(with_recipe or spec),
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
         placement=resources.placement,

@@ -27,7 +27,7 @@ import psutil
 
 from orchestrator.core.environment import own_environment
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, TIMED_OUT, OrchestratorError
-from orchestrator.core.run_directory import RunDirectory
+from orchestrator.core.run_directory import RunDirectory, last_json_line
 from orchestrator.core.values import Failure, Retry
 from orchestrator.schedule.attempt import Attempt, Ended, GangAttempt
 from orchestrator.schedule.cluster import connect
@@ -40,7 +40,7 @@ from orchestrator.schedule.retry_classes import classified
 from orchestrator.schedule.served_attempt import ServedAttempt
 from orchestrator.schedule.trial_states import TrialStates, last_step
 from orchestrator.schedule.wait_record import WaitRecord
-from orchestrator.spec.elastic import is_elastic, with_workers
+from orchestrator.spec.elastic import first_wish, is_elastic, with_workers, within_range
 from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.load import load_resolved
 from orchestrator.spec.methods.asynchronous import Asynchronous
@@ -78,7 +78,7 @@ class JobDriver:
         self._policy = RetryPolicy(self._spec.retries, used, rollbacks=_rollbacks(self._spec))
         self._record: dict[str, Any] | None = None
         self._num_interrupts = 0
-        self._is_growing = False
+        self._is_resizing = False
         self._why_resized = "resumed"
         """What would explain that the next attempt has another number of workers."""
         is_alone = embedded or has_room
@@ -132,7 +132,7 @@ class JobDriver:
                 # SIGTERM reaches the ranks one after another, and each ends in its own way, or fails for a neighbor.
                 return self._end_stopped(result.message)
             if self._has_made_room(result):
-                if not self._is_growing:
+                if not self._is_resizing:
                     self._place.give_back()
                 continue
             if isinstance(result, Ended):
@@ -155,7 +155,8 @@ class JobDriver:
             PlacementTimeoutError: after ``queue.timeout_s``.
         """
         self._directory.preempt_file.unlink(missing_ok=True)
-        self._is_growing = False
+        self._is_resizing = False
+        self._tell_wanted()
         self._place.begin()
         self._update_state(phase=self._place.phase, message=None)
         record = WaitRecord(self._directory, self._place, self._update_state)
@@ -192,10 +193,10 @@ class JobDriver:
                 self._directory.event("placed", placed)
             if time.monotonic() - updated > _STATE_EVERY_S:
                 updated = time.monotonic()
-                self._update_state(phase=phase, step=self._last_step())
+                self._update_state(phase=phase, step=self._last_step(), workers_wanted=self._tell_wanted())
             self._make_room_if_needed()
             if phase == "running":
-                self._grow_if_possible(workers)
+                self._resize_if_useful(workers)
         if isinstance(result, Failure):
             return classified(result, self._spec.retries.classes, self._directory.rank_log(number, 0).parent)
         return result
@@ -208,17 +209,36 @@ class JobDriver:
             self._why_resized = f"made room for {urgent}"
             self._directory.preempt_file.touch()
 
-    def _grow_if_possible(self, workers: int) -> None:
-        """Have the ranks stop with a checkpoint if more of them can go on; a script nobody stops for that."""
-        may_grow = is_elastic(self._spec) and not self._has_script and not self._directory.should_stop()
-        if may_grow and self._place.has_room_beyond(workers):
-            self._is_growing, self._why_resized = True, "room for more"
+    def _resize_if_useful(self, workers: int) -> None:
+        """Have the ranks stop with a checkpoint if more can go on, or fewer are asked for; a script nobody stops."""
+        if not is_elastic(self._spec) or self._has_script or self._directory.should_stop():
+            return
+        if self._place.has_room_beyond(workers) or self._place.has_too_many(workers):
+            wanted = self._wanted()
+            why = "room for more" if wanted is None else f"{wanted} asked for"
+            self._is_resizing, self._why_resized = True, why
             self._directory.preempt_file.touch()
+
+    def _wanted(self) -> int | None:
+        """Workers that the training asks for, as its newest line says; None where it takes as many as there are."""
+        first = first_wish(self._spec)
+        if first is None:
+            return None
+        line = last_json_line(self._directory.metrics_file) or {}
+        return within_range(self._spec, int(line.get("workers_wanted", first)))
+
+    def _tell_wanted(self) -> int | None:
+        """Ask for as many workers as the training does, and how many those are."""
+        wanted = self._wanted()
+        if wanted is not None:
+            self._place.want(wanted)
+        return wanted
 
     def _size(self, workers: int) -> dict[str, Any]:
         """The attempt's number of workers, for the state, and what it may be."""
         limits = self._spec.resources.workers
-        return {"num_workers": workers, "worker_range": None if isinstance(limits, int) else limits.model_dump()}
+        worker_range = None if isinstance(limits, int) else {"min": limits.min, "max": limits.max}
+        return {"num_workers": workers, "worker_range": worker_range, "workers_wanted": self._wanted()}
 
     def _tell_resized(self, workers: int) -> None:
         """Write down that an elastic job goes on with another number of workers than before."""

@@ -19,7 +19,7 @@ from orchestrator.schedule.cluster import (
     silent_nodes,
     total_resources,
 )
-from orchestrator.schedule.queue.grow import GROWTH_PAUSE_S
+from orchestrator.schedule.queue.grow import GROWTH_PAUSE_S, smaller_place
 from orchestrator.schedule.queue.seat import Seat
 from orchestrator.schedule.queue.values import Demand, Quota, Request, Use, amount_text, units
 from orchestrator.spec.elastic import is_elastic
@@ -43,9 +43,12 @@ class Place(Protocol):
     def waits_for(self) -> str | None:
         """Why there is no place yet; None with a place."""
 
+    def want(self, num_workers: int) -> None:
+        """From now on the job asks for so many workers, and takes no more; at first for all of its range."""
+
     @property
     def workers(self) -> int:
-        """Workers that the place has room for, within the job's range."""
+        """Workers that the place has room for, of those that the job asks for."""
 
     @property
     def uses(self) -> Sequence[Use] | None:
@@ -60,6 +63,9 @@ class Place(Protocol):
 
     def has_room_beyond(self, num_workers: int) -> bool:
         """Whether an attempt with so many workers should be followed by one with more, of a job that may have more."""
+
+    def has_too_many(self, num_workers: int) -> bool:
+        """Whether an attempt with so many workers should be followed by one with fewer: no more are asked for."""
 
     def doubt(self) -> Collection[str]:
         """An attempt has failed: the nodes of the place that answer no more. Another one starts only where all do."""
@@ -85,6 +91,7 @@ class OwnPlace:
     def __init__(self, spec: AnyJobSpec) -> None:
         self._resources = spec.resources
         self._shards = shards_of(spec)
+        self._wanted = spec.resources.max_workers
         self.workers = spec.resources.num_workers
         """See ``Place``."""
         self._began = self._looked = 0.0
@@ -99,22 +106,34 @@ class OwnPlace:
         if isinstance(answer, Waits):
             return answer.reason
         is_early = time.monotonic() - self._began < _SETTLE_S
-        if is_early and answer.workers < self._resources.max_workers and answer.workers < self._most():
+        if is_early and answer.workers < self._wanted and answer.workers < self._most():
             return f"{answer.workers} workers fit now; the last attempt may not have ended everywhere"
-        self.workers, self._looked = answer.workers, time.monotonic()
+        self.workers, self._looked = min(answer.workers, self._wanted), time.monotonic()
         return None
+
+    def want(self, num_workers: int) -> None:
+        """See ``Place``."""
+        self._wanted = num_workers
 
     def has_room_beyond(self, num_workers: int) -> bool:
         """See ``Place``."""
-        if num_workers == self._resources.max_workers or time.monotonic() - self._looked < GROWTH_PAUSE_S:
+        return num_workers < self._wanted and self._may_change() and self._most() > num_workers
+
+    def has_too_many(self, num_workers: int) -> bool:
+        """See ``Place``."""
+        return num_workers > self._wanted and self._may_change()
+
+    def _may_change(self) -> bool:
+        """Whether it is time to look again."""
+        if time.monotonic() - self._looked < GROWTH_PAUSE_S:
             return False
         self._looked = time.monotonic()
-        return self._most() > num_workers
+        return True
 
     def _most(self) -> int:
-        """Workers that the cluster would take if nothing ran there; no more than the job wants."""
+        """Workers that the cluster would take if nothing ran there; no more than the job asks for."""
         answer = admit(self._resources, total_resources(), self._shards)
-        return 0 if isinstance(answer, Waits) else answer.workers
+        return 0 if isinstance(answer, Waits) else min(answer.workers, self._wanted)
 
     def doubt(self) -> Collection[str]:
         """A node of this machine does not leave it."""
@@ -145,6 +164,7 @@ class QueuedPlace:
         self._spec = spec
         self._directory = directory
         self._submitted = float(directory.read_state()["created_at"])
+        self._wanted = spec.resources.max_workers
         self._quota: Quota | None = None
         self._has_begun = False
         self._is_doubtful = False
@@ -158,6 +178,8 @@ class QueuedPlace:
             self._seat.wait_again()
         elif answer.lost_nodes:
             self._do_without(answer.lost_nodes, answer.uses)
+        elif self.workers > self._wanted:
+            self._seat.keep(smaller_place(answer.uses, self._wanted, self._spec.resources.placement))
 
     def waits_for(self) -> str | None:
         """See ``Place``."""
@@ -196,7 +218,16 @@ class QueuedPlace:
 
     def has_room_beyond(self, num_workers: int) -> bool:
         """See ``Place``."""
-        return self.workers > num_workers
+        return min(self.workers, self._wanted) > num_workers
+
+    def want(self, num_workers: int) -> None:
+        """See ``Place``."""
+        self._wanted = num_workers
+
+    def has_too_many(self, num_workers: int) -> bool:
+        """See ``Place``."""
+        answer = self._seat.answer
+        return num_workers > self._wanted and answer is not None and answer.is_settled
 
     def doubt(self) -> Collection[str]:
         """See ``Place``."""
@@ -275,6 +306,7 @@ class QueuedPlace:
             # A script may keep no checkpoints, and nobody asks it to.
             preemptible=isinstance(self._spec, JobSpec),
             max_workers=self._spec.resources.max_workers,
+            wanted_workers=self._wanted,
         )
 
 

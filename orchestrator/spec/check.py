@@ -16,6 +16,7 @@ from orchestrator.spec.check_coded import (
 from orchestrator.spec.check_controller import (
     averages_problems,
     groups_problems,
+    probe_problems,
     rate_problems,
     size_problems,
     topology_problems,
@@ -27,7 +28,7 @@ from orchestrator.spec.check_delayed import (
     inconsistent_problems,
     ordered_problems,
 )
-from orchestrator.spec.check_elastic import for_each_number, range_problems
+from orchestrator.spec.check_elastic import for_each_number, range_problems, wish_problems
 from orchestrator.spec.check_engine import (
     lacking,
     mesh_problems,
@@ -169,6 +170,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (coupling_problems, ("recipe.target", "batch.micro_size", "exchange.name", "modulators")),
     (batch_problems, ("batch.global_size", "resources.workers")),
     (range_problems, ("exchange", "data.source")),
+    (wish_problems, ("batch",)),
     (nesterov_problems, ("optimizer.name", "optimizer.momentum", "optimizer.dampening", "optimizer.nesterov")),
     (preset_problems, ("optimizer", "train.clip_grad_norm", "train.auto_clip")),
     (adaptation_problems, ("optimizer",)),
@@ -188,6 +190,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (groups_problems, ("batch", "resources.workers")),
     (size_problems, ("batch", "resources.workers")),
     (rate_problems, ("batch", "schedule", "scaling")),
+    (probe_problems, ("batch", "exchange", "data.source")),
     (averages_problems, ("batch", "optimizer", "scaling")),
     (
         capability_problems,

@@ -7,30 +7,22 @@ from pathlib import Path
 
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.methods.controllers import (
-    DEFAULT_GROWTH,
+    LEAST_BRANCH_STEPS,
     Adaptive,
     AdaScale,
+    CbsProbe,
     ConstantBatch,
     ScheduledBatch,
     Seesaw,
 )
+from orchestrator.spec.methods.distribution import AllReduce
+from orchestrator.spec.methods.sources import HuggingFaceSource
+from orchestrator.spec.phases import largest_batch
 from orchestrator.spec.problems import Problem, shown
 from orchestrator.spec.scaling import scaled_beta, scaled_optimizer
 
 # As for the rule sde of a whole job: 10 x (1 - 0.9) is a little less than 1 in floating point.
 _TOLERANCE = 1e-9
-
-
-def largest_batch(spec: JobSpec) -> int:
-    """The largest batch in samples that the controller may ask for."""
-    controller, size = spec.batch.controller, spec.batch.global_size
-    if isinstance(controller, Adaptive):
-        return controller.guards.max_size or DEFAULT_GROWTH * size
-    if isinstance(controller, Seesaw):
-        return controller.max_size or DEFAULT_GROWTH * size
-    if isinstance(controller, ScheduledBatch):
-        return max(size, *(scheduled for _, scheduled in controller.pairs))
-    return size
 
 
 def topology_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
@@ -59,7 +51,7 @@ def single_group_problems(spec: JobSpec, who: str) -> Iterator[Problem]:
 def size_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     """The sizes that the batch may take go with its first one and with the number of workers."""
     controller, size, workers = spec.batch.controller, spec.batch.global_size, spec.resources.num_workers
-    if isinstance(controller, Adaptive | Seesaw):
+    if isinstance(controller, Adaptive | Seesaw | CbsProbe):
         guards = controller.guards if isinstance(controller, Adaptive) else None
         path = "batch.controller." + ("max_size" if guards is None else "guards.max_size")
         if largest_batch(spec) < size:
@@ -99,6 +91,24 @@ def rate_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     if isinstance(controller, Seesaw) and spec.schedule.name == "constant":
         message = "seesaw grows the batch where the rate would fall, and this one never falls"
         yield Problem("", "schedule.name", '"constant"', message, "polynomial or cosine")
+
+
+def probe_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """Branches are long enough to be compared, and all that they change can be put back."""
+    controller, source = spec.batch.controller, spec.data.source
+    if not isinstance(controller, CbsProbe):
+        return
+    needed = LEAST_BRANCH_STEPS * largest_batch(spec)
+    if controller.branch_samples < needed:
+        message = f"a branch is to have {LEAST_BRANCH_STEPS} steps of the largest batch, {largest_batch(spec)}"
+        legal = f"{needed} or more, or a smaller max_size"
+        yield Problem("", "batch.controller.branch_samples", str(controller.branch_samples), message, legal)
+    if not isinstance(spec.exchange, AllReduce) and spec.exchange.topology != "served":  # the latter is told elsewhere
+        message = "the gradients that are under way between steps cannot be put back after the branches of cbs_probe"
+        yield Problem("", "exchange.name", shown(spec.exchange.name), message, "all_reduce")
+    if isinstance(source, HuggingFaceSource) and source.streaming:
+        message = "the branches of cbs_probe read the samples that come next, and a stream cannot be put back"
+        yield Problem("", "data.source.streaming", "true", message, "false")
 
 
 def averages_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:

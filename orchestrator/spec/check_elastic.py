@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.spec.elastic import is_elastic, with_workers, worker_numbers
 from orchestrator.spec.job import JobSpec, WorkerRange
 from orchestrator.spec.methods.asynchronous import Asynchronous
+from orchestrator.spec.methods.controllers import Goodput
 from orchestrator.spec.methods.sources import HuggingFaceSource
 from orchestrator.spec.problems import Problem, shown
 
@@ -23,9 +24,11 @@ def range_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
         return
     if spec.sweep:
         message = "trials of a sweep are compared, and have a number of workers each"
-        yield Problem("", "resources.workers", shown(workers.model_dump()), message, "a number beside a sweep")
+        yield Problem(
+            "", "resources.workers", shown(workers.model_dump(exclude_none=True)), message, "a number beside a sweep"
+        )
         return
-    value, exchange, source = shown(workers.model_dump()), spec.exchange, spec.data.source
+    value, exchange, source = shown(workers.model_dump(exclude_none=True)), spec.exchange, spec.data.source
     if exchange.topology == "served":
         if isinstance(exchange, Asynchronous):
             message = "the workers of exchange: asynchronous come and go one by one as it is, without a restart"
@@ -35,6 +38,17 @@ def range_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     if isinstance(source, HuggingFaceSource) and source.streaming:
         message = "a stream goes on with the number of workers that its positions were saved for"
         yield Problem("", "resources.workers", value, message, "a number, or data.source.streaming: false")
+
+
+def wish_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+    """One rule says how many workers are asked for."""
+    workers, controller = spec.resources.workers, spec.batch.controller
+    if not isinstance(workers, WorkerRange) or workers.samples_per_worker is None:
+        return
+    if isinstance(controller, Goodput) and controller.min_utility is not None:
+        path, value = "resources.workers.samples_per_worker", str(workers.samples_per_worker)
+        message = "batch.controller goodput asks for as many workers as pay"
+        yield Problem("", path, value, message, "null, or batch.controller.min_utility: null")
 
 
 def for_each_number(check: Check, spec: JobSpec, folder: Path) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.spec.job import ScriptJobSpec
+from orchestrator.spec.job import ScriptJobSpec, WorkerRange
 from orchestrator.spec.problems import Problem, nearest, shown
 from orchestrator.spec.recipe_class import parse_source
 
@@ -14,8 +14,12 @@ MAX_SHOWN_FILES = 10
 
 
 def script_problems(spec: ScriptJobSpec, folder: Path) -> Iterator[Problem]:
-    """The script is a Python file inside the spec's folder."""
-    path = spec.script.path
+    """The script is a Python file inside the spec's folder, and nobody knows its batch."""
+    workers, path = spec.resources.workers, spec.script.path
+    if isinstance(workers, WorkerRange) and workers.samples_per_worker is not None:
+        message = "counts samples of a step, and what a step of a script is nobody knows"
+        field = "resources.workers.samples_per_worker"
+        yield Problem("", field, str(workers.samples_per_worker), message, "null, or a recipe in place of the script")
     if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == "..":
         message = "is outside the spec's folder, which is all that travels with the job"
         yield Problem("", "script.path", shown(path), message, "a path inside it")

@@ -142,6 +142,9 @@ class WorkerRange(Section):
     """The least number that the job trains with; it waits for so many."""
     max: PositiveInt
     """The most workers that it takes."""
+    samples_per_worker: PositiveInt | None = None
+    """Samples of a step that are enough for a worker: as many workers are asked for as have at most so many each, and
+    no more are taken. null takes as many as there is room for, or what batch.controller asks for."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -163,7 +166,8 @@ class Resources(Section):
     workers: Annotated[
         Annotated[PositiveInt, Tag("number")] | Annotated[WorkerRange, Tag("range")], Discriminator(_form_of_workers)
     ] = 1
-    """Number of workers, or `{min: 2, max: 8}`: as many of them as there is room for. See [elastic.md](elastic.md)."""
+    """Number of workers, or `{min: 2, max: 8}`: as many of them as there is room for, or as are asked for. See
+    [elastic.md](elastic.md)."""
     cpus_per_worker: PositiveFloat = 1
     """CPU cores that each worker reserves."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0

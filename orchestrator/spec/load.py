@@ -43,6 +43,7 @@ NOT_PART_OF_TRAINING: dict[str, Any] = {
     "exchange": {"bucket_mib", "worker_timeout_s"},
     "optimizer": {"implementation", "log_layers_every"},
     "data": {"loader_workers", "prefetch"},
+    "batch": {"controller": {"min_utility"}},
 }
 """Fields that may change without making another training of the job, as pydantic's ``exclude`` has it."""
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.spec.job import JobSpec
-from orchestrator.spec.methods.controllers import DEFAULT_GROWTH, Adaptive, ConstantBatch, ScheduledBatch, Seesaw
+from orchestrator.spec.methods.controllers import (
+    DEFAULT_GROWTH,
+    Adaptive,
+    CbsProbe,
+    ConstantBatch,
+    ScheduledBatch,
+    Seesaw,
+)
 from orchestrator.spec.methods.phases import Phase
 from orchestrator.spec.methods.served import Served
 from orchestrator.spec.scaling import length_factor
@@ -40,7 +47,7 @@ def largest_batch(spec: JobSpec) -> int:
         return max(first, *(size for _, size in controller.pairs))
     if isinstance(controller, Adaptive):
         return controller.guards.max_size or DEFAULT_GROWTH * first
-    if isinstance(controller, Seesaw):
+    if isinstance(controller, Seesaw | CbsProbe):
         return controller.max_size or DEFAULT_GROWTH * first
     return first
 

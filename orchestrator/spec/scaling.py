@@ -29,6 +29,11 @@ def length_factor(scaling: ScalingConfig, global_batch_size: int) -> int:
     return -(-global_batch_size // scaling.reference_batch)
 
 
+def customary_rule(optimizer: OptimizerConfig) -> ScalingRule:
+    """How the rate of an optimizer is taken to follow the batch: of SGD in proportion, of the others by its root."""
+    return "linear" if optimizer.name == "sgd" else "sqrt"
+
+
 def rate_factor(rule: ScalingRule, batch: float, reference: float, noise_scale: float = math.inf) -> float:
     """Factor on a learning rate that was chosen for another batch.
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from orchestrator.batching.asking import AskingController
 from orchestrator.checkpoint.listing import latest_checkpoint, step_of
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.core import tables
@@ -48,6 +49,7 @@ from orchestrator.spec.phases import phases_of, samples_per_step
 from orchestrator.spec.push_order import read_order
 from orchestrator.spec.scaling import scaled_optimizer, warmup_samples
 from orchestrator.train.averages import Averages
+from orchestrator.train.branching import Branching
 from orchestrator.train.context import RankContext
 from orchestrator.train.evaluation import Evaluator
 from orchestrator.train.job import Job
@@ -137,7 +139,7 @@ class _Assembly:
             context,
             build_engine=lambda: self._build_engine(spec, self._source.recipe),
             build_data=lambda: build_data(
-                spec.model_copy(update={"data": spec.data.model_copy(update={"loader_workers": 0})}),
+                _reading_itself(spec),
                 self._source,
                 context,
                 start=PhaseStart(),
@@ -224,6 +226,7 @@ class _Assembly:
                 times=self._times if context.served is None else None,
             ),
             times=self._times,
+            branching=self._branching(spec, start, total_samples=in_all),
             evaluate=Evaluator(spec, source.recipe, source.eval_set, self._engine, context),
             saver=Snapshots(
                 self._spec,
@@ -242,11 +245,31 @@ class _Assembly:
             total_samples=None if num_samples is None else start.samples + num_samples,
             start=start,
             step_samples=samples_per_step(spec),
-            num_workers=len(context.worker_nodes) if context.is_elastic else None,
+            num_workers=None if context.worker_range is None else len(context.worker_nodes),
             eval_every=spec.train.eval_every,
             save_every=spec.checkpoint.every,
             step=step,
             samples=start.samples + position.samples,
+        )
+
+    def _branching(self, spec: JobSpec, start: PhaseStart, *, total_samples: int) -> Branching:
+        source = self._source
+        return Branching(
+            self._engine,
+            training_loss(spec, source.recipe, self._code),
+            data_at=lambda position: build_data(
+                _reading_itself(spec),
+                source,
+                self._context,
+                start=start,
+                position=position,
+                step=start.step,
+                total_samples=total_samples,
+                exchange=self._exchange,
+                plan=self._plan,
+            ),
+            collectives=self._context.collectives,
+            seed=spec.train.seed,
         )
 
     def _data(
@@ -363,6 +386,11 @@ def _rank_times(spec: JobSpec, context: RankContext, tracker: Tracker, *, last_s
     return RankTimes(context.collectives, context.device, watch, works_alone=works_alone)
 
 
+def _reading_itself(spec: JobSpec) -> JobSpec:
+    """The job without loader processes, for a few steps."""
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"loader_workers": 0})})
+
+
 def _with_micro_size(phase: JobSpec, micro_size: int) -> JobSpec:
     if phase.batch.micro_size != "auto":
         return phase
@@ -384,8 +412,12 @@ def _build_controller(
         start=start,
         total_samples=total_samples,
         peak_lr=scaled_optimizer(spec.optimizer, spec.scaling, spec.batch.global_size).lr,
+        worker_range=context.worker_range,
     )
     controller: BatchController = tables.load(tables.CONTROLLERS, spec.batch.controller.name)(parts)
+    limits = context.worker_range
+    if limits is not None and limits.samples_per_worker is not None:
+        return AskingController(controller, limits, limits.samples_per_worker)
     return controller
 
 

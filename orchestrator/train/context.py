@@ -9,6 +9,7 @@ import torch
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.exchange.served.place import ServedPlace
+from orchestrator.spec.job import WorkerRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +25,8 @@ class RankContext:
     """The node of each rank."""
     served: ServedPlace | None = None
     """Where the ranks are shards that other processes compute for."""
-    is_elastic: bool = False
-    """Whether another attempt of the job may have another number of workers."""
+    worker_range: WorkerRange | None = None
+    """How many workers other attempts of the job may have; None where all have as many."""
 
     @property
     def worker_nodes(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from orchestrator.core.protocols import (
 from orchestrator.core.values import BatchPlan, PhaseStart
 from orchestrator.optim.schedules import SampleSchedule
 from orchestrator.train.averages import Averages
+from orchestrator.train.branching import Branching
 from orchestrator.train.rank_times import RankTimes
 from orchestrator.train.recorder import Recorder
 
@@ -36,6 +37,7 @@ class Job:
     schedule: SampleSchedule
     recorder: Recorder
     times: RankTimes
+    branching: Branching
     evaluate: Callable[[], dict[str, float]]
     """Metrics over the evaluation data; empty where there is none."""
     saver: Saver

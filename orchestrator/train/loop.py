@@ -2,7 +2,8 @@
 
 One step, with the seam that answers at each line::
 
-    plan = controller.plan(stats)                         # BatchController: how many samples, what to measure
+    plan = controller.plan(stats)                         # BatchController: how many samples, what to measure;
+                                                          # after branches that it asks for, it plans again
     num_samples, micro_batches = data.step(plan)          # Data: which samples, in which micro-batches
     for micro in micro_batches:                           # timed: here the rank works and waits for nobody
         engine.forward_backward(micro, recipe.loss)       # Engine + Recipe; Exchange starts with the last one
@@ -14,6 +15,7 @@ One step, with the seam that answers at each line::
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
@@ -34,7 +36,7 @@ def train(job: Job) -> Outcome:
     """
     last_saved = job.step if job.step else None
     while not job.done and not job.recorder.stopping:
-        _take_step(job, job.controller.plan(_stats(job)))
+        _take_step(job, _plan(job))
         if job.done or (job.eval_every is not None and job.step % job.eval_every == 0):
             job.recorder.add(job.evaluate())
         if job.save_every is not None and job.step % job.save_every == 0:
@@ -48,6 +50,22 @@ def train(job: Job) -> Outcome:
         job.saver.save(job.step)
     job.saver.wait()
     return "finished" if job.done else "stopped"
+
+
+def _plan(job: Job) -> BatchPlan:
+    """The next step's plan, after what the controller wants to see first."""
+    stats = _stats(job)
+    plan = job.controller.plan(stats)
+    if plan.branches is None:
+        return plan
+    losses = job.branching.losses(
+        plan.branches,
+        position=job.data.position,
+        step=job.step,
+        lr=job.lr(job.step_samples),
+        micro_batch_size=plan.micro_batch_size,
+    )
+    return job.controller.plan(replace(stats, branch_losses=losses))
 
 
 def _stats(job: Job) -> StepStats:
@@ -100,12 +118,13 @@ def _take_step(job: Job, plan: BatchPlan) -> None:
     }
     if job.num_workers is not None:
         facts["workers"] = job.num_workers
+    if plan.workers is not None:
+        facts["workers_wanted"] = plan.workers
     for modulator in job.modulators:
         facts.update(modulator.report())
     job.plans.append(plan)
     job.recorder.record(job.step, weighted, facts)
-    if plan.decision is not None:
-        job.recorder.add_decision(plan.decision, lr)
+    job.recorder.add_reasons(plan, lr, job.num_workers)
 
 
 def _measurement(job: Job, plan: BatchPlan, num_samples: int) -> Measurement | None:

@@ -12,8 +12,8 @@ from orchestrator.checkpoint.listing import latest_checkpoint, step_of
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.protocols import Tracker
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.spec.elastic import is_elastic, with_workers
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.elastic import with_workers
+from orchestrator.spec.job import JobSpec, WorkerRange
 from orchestrator.spec.load import load_recipe_job
 from orchestrator.tracking.metrics_file import trim_metrics
 from orchestrator.tracking.system_metrics import SystemMetrics
@@ -44,6 +44,7 @@ def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str
     directory = RunDirectory(run_directory)
     with own_process(directory.rank_log(attempt, int(os.environ.get("RANK", "0")))):
         whole = load_recipe_job(directory.resolved_spec)
+        workers = whole.resources.workers
         torch.set_num_threads(max(1, int(whole.resources.cpus_per_worker)))
         collectives = Collectives()
         # Of a range the workers that there are now: nothing below knows of others.
@@ -54,7 +55,7 @@ def main(run_directory: str, attempt: int, tracking_uri: str, mlflow_run_id: str
             collectives=collectives,
             device=device_of(spec),
             nodes=tuple(collectives.all_gather_object(node)),
-            is_elastic=is_elastic(whole),
+            worker_range=workers if isinstance(workers, WorkerRange) else None,
         )
         with watch_node(spec, context.nodes, collectives.rank, tracking_uri, mlflow_run_id):
             return Training(spec, context, tracking_uri, mlflow_run_id).run()

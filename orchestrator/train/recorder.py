@@ -15,7 +15,7 @@ from orchestrator.core.collectives import Collectives
 from orchestrator.core.errors import DivergedError
 from orchestrator.core.host_copies import on_host
 from orchestrator.core.protocols import Tracker
-from orchestrator.core.values import Decision
+from orchestrator.core.values import BatchPlan, Decision, Probe, Wish
 from orchestrator.train.rank_times import RankTimes
 
 MAX_NON_FINITE_STEPS = 25
@@ -130,8 +130,22 @@ class Recorder:
         if self._pending is not None:
             self._pending.extra.update(metrics)
 
-    def add_decision(self, decision: Decision, lr: float) -> None:
-        """Record what the batch of the step just recorded was decided by; ``lr`` is the rate that it took."""
+    def add_reasons(self, plan: BatchPlan, lr: float, num_workers: int | None) -> None:
+        """Record what the plan of the step just recorded was made by.
+
+        Args:
+            plan: of the step.
+            lr: the rate that it took.
+            num_workers: that there are, where that may change.
+        """
+        if plan.decision is not None:
+            self._add_decision(plan.decision, lr)
+        if plan.probe is not None:
+            self._add_probe(plan.probe)
+        if plan.wish is not None:
+            self._add_wish(plan.wish, num_workers)
+
+    def _add_decision(self, decision: Decision, lr: float) -> None:
         assert self._pending is not None  # recorded just before
         numbers = {
             name: value if value is not None and math.isfinite(value) else None
@@ -142,6 +156,24 @@ class Recorder:
         self._tracker.event("batch", fields)
         named = {name: numbers[name] for name in ("target", "noise", "signal", "noise_scale")}
         self.add({f"batch/{name}": float(value) for name, value in named.items() if value is not None})
+
+    def _add_wish(self, wish: Wish, num_workers: int | None) -> None:
+        """The driver hears of it by the step's line, so there is one."""
+        assert self._pending is not None  # recorded just before
+        numbers = {"wanted": wish.workers, "workers": num_workers, "batch": wish.batch}
+        is_known = wish.noise_scale is not None and math.isfinite(wish.noise_scale)
+        noise_scale = wish.noise_scale if is_known else None
+        fields = {"step": self._pending.step, **numbers, "noise_scale": noise_scale, "reason": wish.reason}
+        self._tracker.event("workers_wanted", fields)
+        self.add({"workers_wanted": float(wish.workers)})
+
+    def _add_probe(self, probe: Probe) -> None:
+        assert self._pending is not None  # recorded just before
+        fields = asdict(probe)
+        fields["losses"] = [loss if math.isfinite(loss) else None for loss in probe.losses]
+        self._tracker.event("branches", {"step": self._pending.step, **fields})
+        numbers = {"critical_batch": probe.critical_batch, "samples": probe.num_samples_so_far}
+        self.add({f"branches/{name}": float(number) for name, number in numbers.items()})
 
     def step_seconds(self, step: int) -> float | None:
         """How long one of the last two steps took on rank 0, equal on all ranks; None where it was not read."""

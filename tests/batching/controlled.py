@@ -10,14 +10,16 @@ from orchestrator.core import tables
 from orchestrator.core.gradient_stats import GroupNorms
 from orchestrator.core.protocols import BatchController
 from orchestrator.core.values import BatchPlan, ControllerParts, StepStats
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import JobSpec, WorkerRange
 from orchestrator.spec.scaling import scaled_optimizer
 
 READY = {"min_measurements": 1, "cooldown_samples": 0, "confidence": 0}
 """Guards that wait for nothing."""
 
 
-def parts_of(controller: dict[str, Any], *, workers: int = 4, **sections: Any) -> ControllerParts:
+def parts_of(
+    controller: dict[str, Any], *, workers: int = 4, worker_range: dict[str, int] | None = None, **sections: Any
+) -> ControllerParts:
     """What a controller of a small job is made of; batch 64 in micro-batches of 16."""
     spec = JobSpec.model_validate(
         {
@@ -31,7 +33,8 @@ def parts_of(controller: dict[str, Any], *, workers: int = 4, **sections: Any) -
         }
     )
     peak = scaled_optimizer(spec.optimizer, spec.scaling, spec.batch.global_size).lr
-    return ControllerParts(spec=spec, world_size=workers, total_samples=100_000, peak_lr=peak)
+    limits = None if worker_range is None else WorkerRange(**worker_range)
+    return ControllerParts(spec=spec, world_size=workers, total_samples=100_000, peak_lr=peak, worker_range=limits)
 
 
 def controller_of(controller: dict[str, Any], **more: Any) -> BatchController:

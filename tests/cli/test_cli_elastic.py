@@ -52,6 +52,18 @@ def test_status_watch_queue_and_report_tell_the_number_and_the_range(
     assert "4 of 2 to 8" in run.report_file.read_text(encoding="utf-8")
 
 
+def test_what_is_asked_for_is_told_where_it_is_another_number(
+    cli: Any, run: RunDirectory, spec: Path, storage: Path
+) -> None:
+    for wanted, expected in ((4, "4 of 2 to 8"), (6, "4 (asks for 6) of 2 to 8")):
+        run.update_state(workers_wanted=wanted)
+        status = cli("status", "tiny", "--storage", storage).out
+        assert ["workers", expected] in [line.split(maxsplit=1) for line in status.splitlines()]
+    asking = RANGE.replace("}", ", samples_per_worker: 8}")
+    out = cli("plan", spec, "--storage", storage, "--set", asking, "--set", "batch.global_size=32").out
+    assert "2 to 8 workers, as many as it asks for (4 at first), with 1 CPU" in out
+
+
 def test_other_jobs_are_told_of_as_before(cli: Any, run: RunDirectory, storage: Path) -> None:
     run.update_state(worker_range=None, queue={key: PLACE[key] for key in PLACE if key != "max_workers"})
     for command in (("status", "tiny"), ("watch", "--once"), ("queue",)):

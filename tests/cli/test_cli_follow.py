@@ -163,6 +163,10 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
         {"from": 2, "to": 4, "why": "room for more", "step": 1234},
         "goes on with 4 workers in place of 2: room for more",
     ),
+    "workers_wanted": (
+        {"step": 1234, "wanted": 4, "workers": 2, "batch": 512, "noise_scale": None, "reason": "so it is"},
+        "asks for 4 workers for steps of 512 samples: so it is",
+    ),
     "placed": ({"attempt": 1, "script": "train.py", "workers": 2}, "train.py starts on 2 workers"),
     "started": (
         {"workers": 1, "total_steps": None, "total_samples": 60000},

@@ -1,4 +1,7 @@
-"""2 -> 4 -> 1 workers on a real cluster: nodes join and lose their power, and the training is that of a fixed job."""
+"""1 -> 2 -> 4 -> 1 workers on a real cluster, and the training is that of a fixed job.
+
+A batch that grows asks for more workers, nodes join and lose their power.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ from safetensors.torch import load_file
 pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 ENV = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-NUM_TRAIN, BATCH, STEPS, PER_CODE = 60, 12, 600, 6
+NUM_TRAIN, STEPS, PER_CODE = 60, 600, 6
+SMALL, LARGE = 4, 20
+"""Samples of a step in the first epoch, and from then on."""
 RECIPE = f"""
 import time
 from pathlib import Path
@@ -43,7 +48,7 @@ SPEC = """
 name: {name}
 recipe: {{target: 'counted.py:Counted', args: {{hurry: {hurry}}}}}
 train: {{steps: {steps}}}
-batch: {{global_size: {batch}, micro_size: 3}}
+batch: {{global_size: {small}, micro_size: 5, controller: {{name: schedule, sizes: '{num_train}:{large}'}}}}
 optimizer: {{name: sgd, lr: 0.1, momentum: 0.9}}
 resources: {{workers: {workers}}}
 checkpoint: {{every: 10}}
@@ -72,7 +77,7 @@ def samples_of(line: dict[str, Any]) -> list[int]:
     """The samples of a logged step, each as often as it was in it."""
     found: list[int] = []
     for code in range(NUM_TRAIN // PER_CODE):
-        number = line[f"seen{code}"] * BATCH
+        number = line[f"seen{code}"] * line["global_size"]
         assert abs(number - round(number)) < 0.1
         for place in range(PER_CODE):
             found += [PER_CODE * code + place] * (round(number) // 4**place % 4)
@@ -83,26 +88,27 @@ def num_steps_on(run_directory: Path, workers: int) -> int:
     return sum(line.get("workers") == workers for line in lines(run_directory / "metrics.jsonl"))
 
 
-def test_two_then_four_then_one_worker_train_as_two_would(cluster: RayHead, tmp_path: Path) -> None:
+def test_one_then_two_then_four_then_one_worker_train_as_two_would(cluster: RayHead, tmp_path: Path) -> None:
     storage, hurry = tmp_path / "runs", tmp_path / "hurry"
 
     def job(name: str, workers: str) -> Path:
-        fields = {"name": name, "workers": workers, "hurry": hurry, "steps": STEPS, "batch": BATCH}
-        spec = write_job(tmp_path / name, SPEC.format(**fields))
+        sizes = {"steps": STEPS, "small": SMALL, "large": LARGE, "num_train": NUM_TRAIN}
+        spec = write_job(tmp_path / name, SPEC.format(name=name, workers=workers, hurry=hurry, **sizes))
         spec.with_name("counted.py").write_text(RECIPE)
         return spec
 
     elastic, nodes = storage / "elastic", [SecondNode(cluster, num_cpus=1)]
     try:
         wait_until(nodes[0].has_raylet, "the second node")
-        spec = job("elastic", "{min: 1, max: 4}")
+        spec = job("elastic", "{min: 1, max: 4, samples_per_worker: 5}")
         follower = start("submit", spec, "--address", cluster.address, "--storage", storage, "--follow", env=ENV)
         wait_until(lambda: num_steps_on(elastic, 2) >= 3, "steps on two workers")
         nodes.append(SecondNode(cluster, num_cpus=2))
         wait_until(lambda: num_steps_on(elastic, 4) >= 12, "steps on four workers, and a checkpoint")
+        before = num_steps_on(elastic, 1)
         for node in nodes:
             node.kill()
-        wait_until(lambda: num_steps_on(elastic, 1) >= 1, "a step on one worker")
+        wait_until(lambda: num_steps_on(elastic, 1) > before, "a step on one worker")
         _, shown = run("status", "elastic", "--storage", storage, env=ENV)
         hurry.touch()
         output, _ = follower.communicate()
@@ -114,16 +120,21 @@ def test_two_then_four_then_one_worker_train_as_two_would(cluster: RayHead, tmp_
     assert code == 0, log
     compare(elastic, storage / "fixed")
 
-    resized = [event for event in lines(elastic / "events.jsonl") if event["event"] == "resized"]
-    assert [(event["from"], event["to"]) for event in resized] == [(2, 4), (4, 1)]
-    assert resized[0]["why"] == "room for more"
-    assert "disappeared" in resized[1]["why"]
-    resumed = [event["step"] for event in lines(elastic / "events.jsonl") if event["event"] == "resumed"]
-    assert resumed[0] == resized[0]["step"]  # no step was lost to growth
-    assert resumed[1] <= resized[1]["step"]
+    events = list(lines(elastic / "events.jsonl"))
+    wanted = [event for event in events if event["event"] == "workers_wanted"]
+    assert [(event["wanted"], event["workers"], event["batch"]) for event in wanted] == [(1, 1, SMALL), (4, 1, LARGE)]
+    resized = [event for event in events if event["event"] == "resized"]
+    assert [(event["from"], event["to"]) for event in resized] == [(1, 2), (2, 4), (4, 1)]
+    assert [event["why"] for event in resized[:2]] == ["4 asked for"] * 2
+    assert resized[0]["step"] >= wanted[1]["step"]  # there was room for two from the start
+    assert "disappeared" in resized[2]["why"]
+    resumed = [event["step"] for event in events if event["event"] == "resumed"]
+    assert resumed[:2] == [event["step"] for event in resized[:2]]  # no step was lost to growth
+    assert resumed[2] <= resized[2]["step"]
     assert state(elastic)["retries_used"] == {"worker_lost": 1}
-    assert "1 of 1 to 4" in shown
-    assert "goes on with 4 workers in place of 2: room for more" in output
+    assert "1 (asks for 4) of 1 to 4" in shown
+    assert "asks for 4 workers for steps of 20 samples" in output
+    assert "goes on with 4 workers in place of 2: 4 asked for" in output
 
 
 def compare(elastic: Path, fixed: Path) -> None:
@@ -131,9 +142,13 @@ def compare(elastic: Path, fixed: Path) -> None:
     assert steps(elastic) == steps(fixed) == list(range(1, STEPS + 1))
     got, expected = ([samples_of(line) for line in lines(one / "metrics.jsonl")] for one in (elastic, fixed))
     assert got == expected
-    for epoch in range(STEPS * BATCH // NUM_TRAIN):
-        of_epoch = got[epoch * NUM_TRAIN // BATCH : (epoch + 1) * NUM_TRAIN // BATCH]
-        assert sorted(sample for step in of_epoch for sample in step) == list(range(NUM_TRAIN))
+    epochs: dict[int, list[int]] = {}
+    num_seen = 0
+    for step in got:
+        epochs.setdefault(num_seen // NUM_TRAIN, []).extend(step)
+        num_seen += len(step)
+    assert len(epochs) == 1 + (STEPS - NUM_TRAIN // SMALL) * LARGE // NUM_TRAIN
+    assert all(sorted(samples) == list(range(NUM_TRAIN)) for samples in epochs.values())
     weights, reference = (load_file(one / "model.safetensors") for one in (elastic, fixed))
     assert weights.keys() == reference.keys()
     for name, tensor in reference.items():

@@ -98,6 +98,12 @@ SETTINGS: dict[str, dict[str, dict]] = {
             # What it decides depends on the time that steps take; with the defaults it only measures.
             ("goodput", {}, {}),
             ("seesaw", {"factor": 1.2}, {"schedule": {"name": "cosine"}}),
+            # Branches before the second and the fourth step, after both of which the batch doubles.
+            (
+                "cbs_probe",
+                {"after_samples": 48, "every_samples": 150, "branch_samples": 768, "max_size": 192, "tolerance": 10.0},
+                {},
+            ),
         )
     },
     "data.source": {

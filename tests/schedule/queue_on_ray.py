@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -20,6 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.schedule.attempt import on_nodes
 from orchestrator.schedule.queue.actor import NAME, NAMESPACE, QueueActor, open_queue
+from orchestrator.schedule.queue.grow import smaller_place
 from orchestrator.schedule.queue.keeper import NOT_HEARD_YET
 from orchestrator.schedule.queue.seat import Seat
 from orchestrator.schedule.queue.values import UNIT, Demand, Quota, Request
@@ -47,7 +49,14 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 10
 
 
 def seat_for(
-    name: str, workers: int, *, owner: str = "bob", priority: int = 0, preemptible: bool = False, max_workers: int = 0
+    name: str,
+    workers: int,
+    *,
+    owner: str = "bob",
+    priority: int = 0,
+    preemptible: bool = False,
+    max_workers: int = 0,
+    wanted: Callable[[], int | None] = lambda: None,
 ) -> Seat:
     demand = Demand(workers, UNIT)
     quota = QUOTAS[owner]
@@ -55,7 +64,7 @@ def seat_for(
         key=name, name=name, demand=demand, submitted=time.time(), priority=priority, owner=owner, account=owner,
         quota=quota, preemptible=preemptible, max_workers=max_workers,
     )  # fmt: skip
-    seat = Seat(lambda: request)
+    seat = Seat(lambda: replace(request, wanted_workers=wanted()))
     seat.wait_again()
     return seat
 
@@ -151,8 +160,12 @@ def preemption() -> dict[str, Any]:
 
 
 def elasticity() -> dict[str, Any]:
-    """A job that may have all four CPUs keeps one node's and is given the other's again."""
-    seat = seat_for("elastic", 1, preemptible=True, max_workers=4)
+    """A job that may have all four CPUs keeps one node's and is given the other's again.
+
+    Then it asks for one, gives the others back once it may, and is given three when it asks for them.
+    """
+    wanted = [4]
+    seat = seat_for("elastic", 1, preemptible=True, max_workers=4, wanted=lambda: wanted[0])
     wait_until(lambda: has_place(seat), "the elastic job's place")
     whole = (seat.answer and seat.answer.uses) or ()
     seat.keep(whole[:1])
@@ -160,8 +173,16 @@ def elasticity() -> dict[str, Any]:
     kept = seat.answer and seat.answer.uses
     wait_until(lambda: seat.answer and seat.answer.uses != kept, "growth")
     again = (seat.answer and seat.answer.uses) or ()
+    wanted[0] = 1
+    wait_until(lambda: seat.answer and seat.answer.is_settled, "leave to give a part back")
+    seat.keep(smaller_place(again, 1, "pack"))
+    wait_until(lambda: seat.answer and seat.answer.is_settled, "time enough to grow")
+    alone = (seat.answer and seat.answer.uses) or ()
+    wanted[0] = 3
+    wait_until(lambda: seat.answer and seat.answer.uses != alone, "as many as are asked for")
+    asked_for = (seat.answer and seat.answer.uses) or ()
     seat.close()
-    places = [sum(use.workers for use in uses) for uses in (whole, kept or (), again)]
+    places = [sum(use.workers for use in uses) for uses in (whole, kept or (), again, alone, asked_for)]
     return {"places": places, "keeps_its_nodes": again[0].node == whole[0].node}
 
 

@@ -36,6 +36,7 @@ class FakePlace:
         self.reasons = list(reasons)
         self.calls: list[str] = []
         self.needed_by: str | None = None
+        self.wanted: list[int] = []
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -50,8 +51,14 @@ class FakePlace:
     def is_needed_by(self) -> str | None:
         return self.needed_by
 
+    def want(self, num_workers: int) -> None:
+        self.wanted.append(num_workers)
+
     def has_room_beyond(self, num_workers: int) -> bool:
         return self.workers > num_workers
+
+    def has_too_many(self, num_workers: int) -> bool:
+        return bool(self.wanted) and self.workers < num_workers
 
     def doubt(self) -> list[str]:
         self.calls.append("doubt")

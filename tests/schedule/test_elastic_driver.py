@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,6 +129,60 @@ def test_a_job_with_a_number_does_not_grow(tmp_path: Path, monkeypatch: pytest.M
     assert driver._directory.read_state()["worker_range"] is None
 
 
+# ---- how many are asked for
+
+ASKING = SPEC.replace("max: 4", "max: 4, samples_per_worker: 40") + "batch: {global_size: 96}\n"
+
+
+def wants(root: Path, workers: int) -> None:
+    """As the ranks write it down."""
+    with RunDirectory(root).metrics_file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"step": 3, "loss": 1.0, "workers_wanted": workers}) + "\n")
+
+
+def test_a_job_that_asks_begins_with_what_its_batch_calls_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, fake, _ = drive(tmp_path, monkeypatch, [(2, FINISHED)], ASKING)
+    assert set(fake.wanted) == {3}
+    assert driver._directory.read_state()["workers_wanted"] == 3
+
+
+def test_goodput_begins_with_the_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, (config, wanted) in enumerate((("", {2}), (", min_utility: null", set()))):
+        text = f"{SPEC}batch: {{controller: {{name: goodput{config}}}, micro_size: 8}}\n"
+        driver, fake, _ = drive(tmp_path / str(number), monkeypatch, [(2, FINISHED)], text)
+        assert set(fake.wanted) == wanted
+        assert driver._directory.read_state()["workers_wanted"] == next(iter(wanted), None)
+
+
+def test_what_the_ranks_ask_for_reaches_the_place_within_the_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wanted, expected in ((1, 2), (4, 4), (9, 4)):
+        wants(tmp_path, wanted)
+        driver, fake, _ = drive(tmp_path, monkeypatch, [(2, FINISHED)], ASKING)
+        assert set(fake.wanted) == {expected}
+        assert driver._directory.read_state()["workers_wanted"] == expected
+
+
+def test_a_range_alone_asks_for_nothing_whatever_an_older_line_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wants(tmp_path, 3)
+    driver, fake, _ = drive(tmp_path, monkeypatch, [(2, FINISHED)])
+    assert (fake.wanted, driver._directory.read_state()["workers_wanted"]) == ([], None)
+
+
+def test_growth_and_the_return_of_workers_are_told_with_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wants(tmp_path, 3)
+    driver, fake, had = drive(tmp_path, monkeypatch, [(3, STOPPED), (2, STOPPED), (2, FINISHED)], ASKING)
+    assert had == [2, 3, 2]
+    assert resized(driver) == [(2, 3, "3 asked for"), (3, 2, "3 asked for")]
+    assert fake.calls == ["begin"] * 3  # what it keeps is not given back
+    assert not driver._policy.used
+
+
 # ---- how many fit
 
 
@@ -190,6 +245,24 @@ def test_a_private_place_looks_for_room_after_a_pause(
     assert not own.has_room_beyond(4)
 
 
+def test_a_private_place_takes_no_more_than_is_asked_for_and_changes_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    own = own_place(monkeypatch, FOUR_CPUS, FOUR_CPUS, tmp_path)
+    own.want(2)
+    own.begin()
+    assert (own.waits_for(), own.workers) == (None, 2)
+    clock.now += GROWTH_PAUSE_S
+    assert (own.has_room_beyond(2), own.has_too_many(2)) == (False, False)
+    own.want(3)
+    assert own.has_room_beyond(2)
+    assert not own.has_too_many(4)  # it has looked just now
+    clock.now += GROWTH_PAUSE_S
+    assert own.has_too_many(4)
+    own.begin()
+    assert (own.waits_for(), own.workers) == (None, 3)
+
+
 # ---- the shared queue's place
 
 
@@ -230,6 +303,19 @@ def test_the_queue_is_told_of_the_range_and_tells_the_number(tmp_path: Path) -> 
     assert shown == {"workers": 3, "cpus": 3.0, "max_workers": 4}
     seat.answer = Answer(uses=None, again_s=1.0)
     assert (queued_place.state["workers"], queued_place.workers) == (2, 0)
+
+
+def test_the_queue_is_told_what_is_asked_for_and_given_back_the_rest(tmp_path: Path) -> None:
+    queued_place, seat = queued(tmp_path, held({"n0": 3, "n1": 1}))
+    assert queued_place._request().wanted_workers == 4
+    queued_place.want(3)
+    assert queued_place._request().wanted_workers == 3
+    assert (queued_place.has_room_beyond(3), queued_place.has_room_beyond(2)) == (False, True)
+    assert not queued_place.has_too_many(4)  # it has grown just now
+    seat.answer = held({"n0": 3, "n1": 1}, is_settled=True)
+    assert (queued_place.has_too_many(4), queued_place.has_too_many(3)) == (True, False)
+    queued_place.begin()
+    assert (seat.kept, seat.turns) == ((Use("n0", 3),), 0)
 
 
 def test_what_is_left_of_a_place_is_kept_where_it_is_enough(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from schedule.queue_cases import after, demand, fits, granted, preempted, queue_of, random_nodes, request, states
 
 from orchestrator.schedule.queue.core import SharedQueue
-from orchestrator.schedule.queue.grow import GROWTH_PAUSE_S
+from orchestrator.schedule.queue.grow import GROWTH_PAUSE_S, smaller_place
 from orchestrator.schedule.queue.keeper import GRACE_S, Answer, Keeper, Report
 from orchestrator.schedule.queue.values import UNIT, Grown, Quota, Request, Use
 
@@ -144,6 +144,52 @@ def test_it_does_not_grow_beside_a_node_that_is_gone() -> None:
     assert (queue.lost_nodes("a"), grown(queue, LATER)) == (("n1",), [])
 
 
+# ---- no more than is asked for
+
+
+def test_it_takes_no_more_than_it_asks_for_and_grows_when_it_asks_for_more() -> None:
+    queue = queue_of((9, 0))
+    queue.submit(elastic("a", 1, 8, wanted_workers=2), 0)
+    queue.decide(0)
+    assert workers_of(queue, "a") == 2
+    assert grown(queue, LATER) == []
+    assert not queue.tell_wanted("a", 2)
+    assert queue.tell_wanted("a", 5)
+    assert grown(queue, LATER) == ["a"]
+    assert workers_of(queue, "a") == 5
+    queue.tell_wanted("a", 99)
+    assert grown(queue, 2 * LATER) == ["a"]
+    assert workers_of(queue, "a") == 8
+
+
+def test_one_that_asks_for_fewer_keeps_what_it_has_until_it_gives_it_back_and_shares_it() -> None:
+    queue = queue_of((4, 0))
+    queue.submit(elastic("a", 1, 4), 0)
+    queue.decide(0)
+    queue.tell_wanted("a", 1)
+    assert (grown(queue, LATER - 1), workers_of(queue, "a")) == ([], 4)
+    assert [queue.is_settled("a", now) for now in (LATER - 1, LATER)] == [False, True]
+    queue.submit(fixed("b", 2), LATER)
+    assert preempted(queue, LATER) == ["a"]
+    assert not queue.is_settled("a", 2 * LATER)  # it has been asked already
+
+
+@pytest.mark.parametrize(
+    ("placement", "held", "kept"),
+    [
+        ("pack", {"n0": 3, "n1": 1, "n2": 2}, {"n0": 3}),
+        ("strict_pack", {"n0": 4}, {"n0": 3}),
+        ("spread", {"n0": 3, "n1": 1, "n2": 2}, {"n0": 1, "n1": 1, "n2": 1}),
+        ("strict_spread", {"n0": 1, "n1": 1, "n2": 1, "n3": 1}, {"n1": 1, "n2": 1, "n3": 1}),
+    ],
+)
+def test_whole_nodes_are_given_back_where_workers_are_not_spread(
+    placement: str, held: dict[str, int], kept: dict[str, int]
+) -> None:
+    uses = [Use(node, workers) for node, workers in held.items()]
+    assert smaller_place(uses, 3, placement) == tuple(Use(node, workers) for node, workers in kept.items())
+
+
 # ---- room for others
 
 
@@ -200,7 +246,11 @@ def test_in_any_life_places_stay_within_ranges_nodes_and_what_was_held(seed: int
         least = rng.randint(1, 3)
         placement = rng.choice(("pack", "spread", "strict_pack", "strict_spread"))
         most = least + rng.choice((0, 0, 2, 5))
-        queue.submit(elastic(f"j{now}", least, most, placement, priority=rng.randint(0, 1), submitted=now), now)
+        fields = {"priority": rng.randint(0, 1), "wanted_workers": rng.choice((None, least + 1))}
+        queue.submit(elastic(f"j{now}", least, most, placement, submitted=now, **fields), now)
+        for key in queue.running:
+            if rng.random() < 0.2:
+                queue.tell_wanted(key, rng.randint(1, 8))
         if queue.running and rng.random() < 0.7:
             queue.release(rng.choice(sorted(queue.running)))
         before = {key: job.uses for key, job in queue.running.items()}
@@ -222,14 +272,19 @@ def test_in_any_life_places_stay_within_ranges_nodes_and_what_was_held(seed: int
             for job in queue.running.values():
                 is_free = job.asked_for is None and now - job.started >= 3.0
                 if is_free and job.request.demand.placement in ("pack", "spread"):
-                    assert workers_of(queue, job.request.key) == job.request.max_workers or not fits(demand(1), left)
+                    wanted = job.request.wanted_workers or job.request.max_workers
+                    enough = min(job.request.max_workers, wanted)
+                    assert workers_of(queue, job.request.key) >= enough or not fits(demand(1), left)
 
 
 # ---- the keeper, whose drivers hear of it late
 
 
-def told(keeper: Keeper, now: float, uses: tuple[Use, ...] | None, turn: str = "1") -> Answer:
-    return keeper.report(Report(request=elastic("a", 1, 4), turn=turn, uses=uses, held_since=now), now)
+def told(
+    keeper: Keeper, now: float, uses: tuple[Use, ...] | None, turn: str = "1", wanted: int | None = None
+) -> Answer:
+    request = elastic("a", 1, 4, wanted_workers=wanted)
+    return keeper.report(Report(request=request, turn=turn, uses=uses, held_since=now), now)
 
 
 def test_growth_stays_until_the_driver_has_heard_of_it() -> None:
@@ -243,6 +298,22 @@ def test_growth_stays_until_the_driver_has_heard_of_it() -> None:
         large = told(keeper, LATER + 2, small).uses
         assert large == (Use("n0", 4),)
     assert told(keeper, LATER + 3, large).uses == large
+
+
+def test_a_driver_that_asks_for_more_is_heard_at_once_and_for_fewer_once_it_may_change() -> None:
+    keeper = Keeper(0.0, grace_s=0.0, lease_s=1000.0)
+    keeper.look(states([(4, 0)]), NO_LIMITS, 1.0)
+    uses = told(keeper, 1.0, None, wanted=1).uses
+    assert uses == (Use("n0", 1),)
+    answer = told(keeper, 1.0 + LATER, uses, wanted=1)
+    assert (answer.uses, answer.is_settled) == (uses, True)
+    answer = told(keeper, 2.0 + LATER, uses, wanted=3)
+    assert (answer.uses, answer.is_settled) == ((Use("n0", 3),), False)
+    for now, is_settled in ((3.0 + LATER, False), (2.0 + 2 * LATER, True)):
+        answer = told(keeper, now, answer.uses, wanted=1)
+        assert (answer.uses, answer.is_settled) == ((Use("n0", 3),), is_settled)
+    kept = told(keeper, 3.0 + 2 * LATER, (Use("n0", 1),), turn="2", wanted=1)
+    assert (kept.uses, kept.is_settled) == ((Use("n0", 1),), False)
 
 
 def test_a_driver_that_keeps_a_part_of_its_place_gives_back_the_rest() -> None:

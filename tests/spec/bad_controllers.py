@@ -1,6 +1,6 @@
 """Batch controllers whose sizes, workers, rates or optimizer do not go together."""
 
-from spec.bad_spec import BadSpec, good
+from spec.bad_spec import BadSpec, good, hugging_face
 
 
 def controlled(controller: str, more: str = "", *, size: int = 64, micro: str = "16", workers: int = 2) -> str:
@@ -9,7 +9,51 @@ def controlled(controller: str, more: str = "", *, size: int = 64, micro: str = 
     return good(f"{batch}\nresources: {{workers: {workers}}}\n{more}")
 
 
+def probed(controller: str, more: str = "") -> str:
+    """A good spec but for its probes of the critical batch, or what stands beside them."""
+    return controlled(f"name: cbs_probe, every_samples: 1000, branch_samples: 9000, {controller}", more)
+
+
 CONTROLLERS = [
+    BadSpec(
+        "branches too short for their largest batch",
+        controlled("name: cbs_probe, every_samples: 1000, branch_samples: 4000"),
+        "batch.controller.branch_samples",
+        "a branch is to have 4 steps of the largest batch, 1024. Legal: 4096 or more, or a smaller max_size",
+    ),
+    BadSpec(
+        "a probe whose largest batch is below the first",
+        probed("max_size: 32"),
+        "batch.controller.max_size",
+        "the batch begins with batch.global_size = 64",
+    ),
+    BadSpec(
+        "multiples that do not begin with the present batch and its double",
+        probed("multiples: [1, 4]"),
+        "batch.controller",
+        "multiples: [1, 4] do not increase from 1, 2 on",
+    ),
+    BadSpec("branches coupled by a noise scale", probed("coupling: gain"), "batch.controller.coupling", "linear, sqrt"),
+    BadSpec(
+        "branches of old gradients",
+        probed("tolerance: 0.1", "exchange: {name: delayed, steps: 1}"),
+        "exchange.name",
+        "cannot be put back after the branches of cbs_probe. Legal: all_reduce",
+    ),
+    BadSpec(
+        "branches of a stream",
+        hugging_face("data_files: {train: a.json}, streaming: true")
+        + "batch: {controller: {name: cbs_probe, every_samples: 1000, branch_samples: 9000}}\n",
+        "data.source.streaming",
+        "read the samples that come next, and a stream cannot be put back. Legal: false",
+        files={"a.json": "{}"},
+    ),
+    BadSpec(
+        "branches of an engine that cannot go back",
+        probed("tolerance: 0.1", "engine: deepspeed"),
+        "batch.controller.name",
+        "requires rewinds of the engine, which deepspeed (zero_stage 2) does not provide",
+    ),
     BadSpec(
         "a misspelt controller", controlled("name: norm_tset"), "batch.controller.name", "Did you mean 'norm_test'?"
     ),

@@ -17,7 +17,28 @@ ELASTIC = [
     BadSpec("a range from nothing", elastic("{min: 0, max: 2}"), "resources.workers.min", "Legal: an integer >= 1"),
     BadSpec("a range without an end", elastic("{min: 2}"), "resources.workers.max", "missing"),
     BadSpec("a range with a step", elastic("{min: 2, max: 4, step: 2}"), "resources.workers.step", "Legal: min, max"),
-    BadSpec("a list of numbers", elastic("[2, 4]"), "resources.workers", "or a mapping of min, max"),
+    BadSpec(
+        "a list of numbers", elastic("[2, 4]"), "resources.workers", "or a mapping of min, max, samples_per_worker"
+    ),
+    BadSpec(
+        "workers for no samples",
+        elastic("{min: 2, max: 4, samples_per_worker: 0}"),
+        "resources.workers.samples_per_worker",
+        "Legal: null or an integer >= 1",
+    ),
+    BadSpec(
+        "two rules for the workers asked for",
+        elastic("{min: 2, max: 4, samples_per_worker: 8}", "batch: {controller: goodput}"),
+        "resources.workers.samples_per_worker",
+        "goodput asks for as many workers as pay. Legal: null, or batch.controller.min_utility: null",
+    ),
+    BadSpec(
+        "samples of a script",
+        "name: tiny\nscript: {path: train.py}\nresources: {workers: {min: 2, max: 4, samples_per_worker: 8}}\n",
+        "resources.workers.samples_per_worker",
+        "what a step of a script is nobody knows. Legal: null, or a recipe in place of the script",
+        files={"train.py": ""},
+    ),
     BadSpec(
         "a batch too small for some numbers of workers",
         elastic("{min: 2, max: 6}", "batch: {global_size: 4}"),

@@ -219,7 +219,7 @@ def test_missing_capabilities_are_named() -> None:
     assert [str(problem) for problem in found] == [
         'optimizer.name = "demanding": requires local_gradients, whole_tensors of the engine, '
         "which fsdp2 does not provide. Legal: methods that need only changing_batch, gradient_groups, native_step, "
-        "rows, step_loss, uneven_batch, whole_step"
+        "rewinds, rows, step_loss, uneven_batch, whole_step"
     ]
     assert list(missing_capabilities("optimizer", Demanding(), Ddp(name="ddp"))) == []
 

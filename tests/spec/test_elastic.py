@@ -10,7 +10,7 @@ from spec.bad_spec import GOOD
 from spec.loading import load
 
 from orchestrator.spec.check_elastic import numbers_text
-from orchestrator.spec.elastic import is_elastic, with_workers, worker_numbers
+from orchestrator.spec.elastic import first_wish, is_elastic, with_workers, within_range, worker_numbers
 from orchestrator.spec.load import dump_resolved, load_resolved, spec_hash
 from orchestrator.spec.schema import job_schema
 
@@ -50,6 +50,30 @@ def test_a_range_takes_overrides_and_a_place_in_bases(folder: Path) -> None:
 @pytest.mark.parametrize(("size", "engine"), [(5, "ddp"), (64, "{name: fsdp2, mesh: {replicate: 1}}")])
 def test_what_goes_with_every_number_is_accepted(size: int, engine: str, folder: Path) -> None:
     assert load(folder, f"{RANGE}batch: {{global_size: {size}}}\nengine: {engine}\n").spec.batch.global_size == size
+
+
+def test_what_a_job_asks_for_at_first(folder: Path) -> None:
+    batch = "batch: {global_size: 100, controller: %s}\n"
+    for workers, controller, expected in (
+        ("{min: 2, max: 5}", "constant", None),
+        ("{min: 2, max: 5}", "noise_scale", None),
+        ("{min: 2, max: 5, samples_per_worker: 30}", "noise_scale", 4),
+        ("{min: 2, max: 5, samples_per_worker: 10}", "constant", 5),
+        ("{min: 2, max: 5, samples_per_worker: 200}", "constant", 2),
+        ("{min: 2, max: 5}", "goodput", 2),
+        ("{min: 2, max: 5}", "{name: goodput, min_utility: null}", None),
+        ("3", "goodput", None),
+    ):
+        text = f"name: tiny\n{GOOD}resources: {{workers: {workers}}}\n{batch % controller}"
+        spec = load(folder, text).spec
+        assert first_wish(spec) == expected, text
+    assert [within_range(load(folder, RANGE).spec, number) for number in (1, 2, 4, 9)] == [2, 2, 4, 5]
+
+
+def test_whether_goodput_asks_for_workers_is_not_part_of_the_training(folder: Path) -> None:
+    text = f"{RANGE}batch: {{controller: goodput}}\n"
+    asks, does_not = (load(folder, text, *more).spec for more in ((), ("batch.controller.min_utility=null",)))
+    assert spec_hash(asks) == spec_hash(does_not)
 
 
 def test_a_script_may_be_elastic(folder: Path) -> None:

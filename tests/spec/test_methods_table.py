@@ -62,7 +62,7 @@ def test_variants_of_an_engine_may_differ() -> None:
     (accelerate,) = methods("accelerate")
     by_rows, flat = accelerate.provides.values()
     assert list(accelerate.provides) == ["accelerate (FSDP)", "accelerate (DEEPSPEED)"]
-    assert set(by_rows) - set(flat) == {"rows", "step_loss", "whole_step"}
+    assert set(by_rows) - set(flat) == {"rewinds", "rows", "step_loss", "whole_step"}
 
 
 def test_what_engines_lack_is_what_check_reports() -> None:

@@ -5,9 +5,10 @@ where that cannot delay it (``backfill``). Jobs that their account's quota holds
 cluster, are passed over: they are not waiting for what others hold. A head that outranks running jobs which can leave
 with a checkpoint has the least of them leave, if that makes it fit (``preempt``).
 
-Elastic jobs wait and start with the least of their workers, and take more where nobody waits for it (``grow``), without
-ever giving up what they hold. One that has more gives way to a head of its own priority, if both then fit: it leaves as
-for one that outranks it, and waits at its old rank for the least.
+Elastic jobs wait and start with the least of their workers, and take more where nobody waits for it (``grow``), as far
+as they ask for them, without ever giving up what they hold. One that has more gives way to a head of its own priority,
+if both then fit: it leaves as for one that outranks it, and waits at its old rank for the least. One that has more than
+it asks for gives the rest back by itself, once it ``is_settled``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from operator import attrgetter, itemgetter
 
@@ -88,6 +89,14 @@ class SharedQueue:
             self.waiting.remove(request.key)
         self._book(request, uses, started)
 
+    def tell_wanted(self, key: str, workers: int | None) -> bool:
+        """Take over how many workers a running job asks for; whether that is another number than before."""
+        job = self.running[key]
+        if job.request.wanted_workers == workers:
+            return False
+        job.request = replace(job.request, wanted_workers=workers)
+        return True
+
     def release(self, key: str) -> None:
         """End a job's wait or give its place back; nothing where the queue does not know it."""
         if key in self.waiting:
@@ -148,6 +157,10 @@ class SharedQueue:
     def is_feasible(self, demand: Demand) -> bool:
         """Whether a demand would fit the live nodes if they were empty."""
         return num_fitting(demand, self.nodes.total) >= demand.workers
+
+    def is_settled(self, key: str, now: float) -> bool:
+        """Whether a running job may be interrupted for another number of workers."""
+        return self._is_settled(self.running[key], now)
 
     def asked_for(self, key: str) -> list[str]:
         """The jobs that were asked to make room for one."""
@@ -262,7 +275,6 @@ class SharedQueue:
         return fit_together([demand for _, demand in ranked], free)
 
     def _is_settled(self, job: Running, now: float) -> bool:
-        """Whether a job may be interrupted for another number of workers."""
         return job.asked_for is None and now - job.started >= self._growth_pause_s
 
     def _grow(self, just_started: Collection[str], now: float) -> list[Grown]:
@@ -286,8 +298,9 @@ class SharedQueue:
         return grown
 
     def _most_workers(self, job: Running) -> int:
-        """What a job may have within its range and its account's quota."""
-        request, most = job.request, job.request.max_workers
+        """What a job may have within its range, what it asks for and its account's quota."""
+        request = job.request
+        most = min(request.max_workers, request.wanted_workers or request.max_workers)
         quota, held = self.quotas[request.account], self.held[request.account]
         for limit, has, each in (
             (quota.cpu, held["cpu"], request.demand.cpu),

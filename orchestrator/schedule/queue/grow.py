@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -42,6 +43,25 @@ def larger_place(demand: Demand, uses: Sequence[Use], most: int, nodes: Nodes) -
             missing -= use.workers
     larger = tuple(Use(node, number) for node, number in workers.items())
     return None if larger == tuple(uses) else larger
+
+
+def smaller_place(uses: Sequence[Use], num_workers: int, placement: str) -> tuple[Use, ...]:
+    """So many of a place's workers: on few nodes, so that others are free, or on many where they are to be spread.
+
+    Args:
+        uses: what is held, by more workers.
+        num_workers: to keep, at least 1.
+        placement: Ray's strategy of the job.
+    """
+    kept = Counter({use.node: use.workers for use in uses})
+    is_spread = placement in ("spread", "strict_spread")
+    for _ in range(sum(kept.values()) - num_workers):
+        fullest, emptiest = max(kept, key=lambda node: kept[node]), min(kept, key=lambda node: kept[node])
+        from_node = fullest if is_spread else emptiest
+        kept[from_node] -= 1
+        if not kept[from_node]:
+            del kept[from_node]
+    return tuple(Use(node, workers) for node, workers in kept.items())
 
 
 def fit_together(demands: Sequence[Demand], free: Amounts) -> bool:

@@ -58,6 +58,8 @@ class Answer:
     """The job for which this one is to leave its place."""
     lost_nodes: tuple[str, ...] = ()
     """The nodes of its place that are gone, so that nothing new can start there."""
+    is_settled: bool = False
+    """With a place: whether it has had it for so long that it may give a part of it back."""
 
 
 class Keeper:
@@ -115,6 +117,8 @@ class Keeper:
             self._queue.release(key)
             self._queue.adopt(request, report.uses, report.held_since)
             self._has_changed = True
+        else:
+            self._has_changed |= self._queue.tell_wanted(key, request.wanted_workers)
         self._decide(now)
         return self._answer(key, now)
 
@@ -159,4 +163,5 @@ class Keeper:
             backfilled=grant is not None and grant.backfilled,
             makes_room_for=job.asked_for,
             lost_nodes=queue.lost_nodes(key),
+            is_settled=queue.is_settled(key, now),
         )

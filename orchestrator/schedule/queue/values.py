@@ -80,6 +80,8 @@ class Request:
     """Whether it can leave with a checkpoint and lose no step."""
     max_workers: int = 0
     """The most workers that it takes where there is room; 0 for no more than it needs."""
+    wanted_workers: int | None = None
+    """Of these the most that it asks for at present, which its driver may tell anew; None for all."""
 
 
 @dataclass(frozen=True, slots=True)

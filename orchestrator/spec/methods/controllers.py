@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from orchestrator.spec.methods.engines import GRADIENT_GROUPS, GROUP_PRODUCTS
+from orchestrator.spec.methods.engines import GRADIENT_GROUPS, GROUP_PRODUCTS, REWINDS
 from orchestrator.spec.methods.schedules import ScalingRule
-from orchestrator.spec.section import Method, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from orchestrator.spec.section import Method, NonNegativeFloat, PositiveFloat, PositiveInt, Section, list_to_tuple
 
 DEFAULT_HALF_LIFE = 100
 """Batches of `batch.global_size` after which a measured step counts half."""
 DEFAULT_GROWTH = 16
 """Times `batch.global_size` that the batch grows to at most."""
+LEAST_BRANCH_STEPS = 4
+"""Steps of a branch below which its loss says too little."""
 
 Coupling = ScalingRule
 """What a grown batch makes of the learning rate: as `scaling` does for a batch that stays."""
@@ -196,12 +198,16 @@ class Goodput(Adaptive):
     """Pollux's goodput: the batch with the most progress per second, samples per second times their worth.
 
     A model of the step's time is fitted to the steps so far; a sample of batch B is worth
-    (phi + batch.global_size) / (phi + B) of one of the first batch, phi being the noise scale.
+    (phi + batch.global_size) / (phi + B) of one of the first batch, phi being the noise scale. Of workers that are a
+    range it asks for as many as pay.
     """
 
     name: Literal["goodput"]
     min_speedup: Annotated[float, Field(ge=1)] = 1.05
-    """Progress per second over the present one below which the batch stays."""
+    """Progress per second over the present one below which the batch stays, and the number of workers asked for."""
+    min_utility: Annotated[float, Field(gt=0, le=1)] | None = 0.5
+    """Where resources.workers is a range: progress per second and worker, over that of resources.workers.min, that more
+    workers must keep to be asked for. null does not ask: the job takes as many as there is room for."""
     coupling: Coupling = "gain"
     """See noise_scale."""
 
@@ -220,6 +226,42 @@ class Seesaw(Method):
     """Largest batch in samples; beyond it the rate falls as scheduled. null is 16 times batch.global_size."""
 
 
+class CbsProbe(Method):
+    """Branched training: at times, short branches with larger batches tell whether the batch may double.
+
+    Every branch goes on from the weights of the moment with the samples that come next, at a constant rate, which goes
+    with its batch. The critical batch is the largest whose branch ends with a loss at most `tolerance` above that of
+    every smaller one. Where it is at least twice the present batch, the batch doubles. Nothing else of a branch stays.
+    """
+
+    requires = frozenset({REWINDS})
+    name: Literal["cbs_probe"]
+    every_samples: PositiveInt
+    """Samples from one probe to the next, those of the branches not counted."""
+    branch_samples: PositiveInt
+    """Samples of each branch; at least 4 steps of the largest batch."""
+    after_samples: PositiveInt | None = None
+    """Samples before the first probe; null is every_samples."""
+    multiples: Annotated[tuple[PositiveInt, ...], BeforeValidator(list_to_tuple)] = (1, 2, 4)
+    """Batches of the branches over the present one; those above max_size are left out."""
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Of a branch's average loss, what is kept at each step of the present batch, and to the power k at one of k times
+    the batch: the larger, the more steps count, and the less their noise."""
+    tolerance: NonNegativeFloat = 0.01
+    """How far above that of a smaller batch a branch's average loss may end."""
+    coupling: Literal["none", "linear", "sqrt"] | None = None
+    """What a batch k times batch.global_size makes of the scheduled rate, in branches too. none: nothing; linear: times
+    k; sqrt: times k^0.5; null: linear for optimizer sgd, else sqrt."""
+    max_size: PositiveInt | None = None
+    """Largest batch in samples, from which on nothing is probed; null is 16 times batch.global_size."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.multiples != tuple(sorted(set(self.multiples))) or self.multiples[:2] != (1, 2):
+            raise ValueError(f"multiples: {list(self.multiples)} do not increase from 1, 2 on, as in [1, 2, 4]")
+        return self
+
+
 ControllerConfig = Annotated[
     ConstantBatch
     | ScheduledBatch
@@ -229,6 +271,7 @@ ControllerConfig = Annotated[
     | CosineTarget
     | AdaScale
     | Goodput
-    | Seesaw,
+    | Seesaw
+    | CbsProbe,
     Field(discriminator="name"),
 ]

@@ -30,6 +30,8 @@ GRADIENT_GROUPS = "gradient_groups"
 """The norms of the gradients of a step's groups of samples, workers or micro-batches, can be measured."""
 GROUP_PRODUCTS = "group_products"
 """So can their inner products with the step's gradient."""
+REWINDS = "rewinds"
+"""Within a training, weights and optimizer state can be put back to the last bit as they were."""
 EXACT_BATCH = frozenset({"changing_batch", "uneven_batch"})
 """The batch may change from step to step, and slices and micro-batches may differ in size; what is trained is exact."""
 
@@ -67,7 +69,7 @@ class Ddp(Engine):
     def provides(self) -> frozenset[str]:
         """See the base class."""
         measured = {GRADIENT_GROUPS, GROUP_PRODUCTS}
-        steps = {WHOLE_STEP, STEP_LOSS, NATIVE_STEP, HESSIAN_PRODUCTS}
+        steps = {WHOLE_STEP, STEP_LOSS, NATIVE_STEP, HESSIAN_PRODUCTS, REWINDS}
         return EXACT_BATCH | measured | steps | {WHOLE_TENSORS, ROWS, LOCAL_GRADIENTS, WHOLE_WEIGHTS}
 
 
@@ -110,7 +112,7 @@ class Fsdp2(Engine):
     @property
     def provides(self) -> frozenset[str]:
         """See the base class."""
-        return EXACT_BATCH | {ROWS, WHOLE_STEP, STEP_LOSS, NATIVE_STEP, GRADIENT_GROUPS}
+        return EXACT_BATCH | {ROWS, WHOLE_STEP, STEP_LOSS, NATIVE_STEP, GRADIENT_GROUPS, REWINDS}
 
 
 class DeepSpeed(Engine):
@@ -157,7 +159,7 @@ class Accelerate(Engine):
     def provides(self) -> frozenset[str]:
         """See the base class; what a file says is not known here."""
         always = EXACT_BATCH | {GRADIENT_GROUPS}
-        return always | {ROWS, WHOLE_STEP, STEP_LOSS} if self._kind == "FSDP" else always
+        return always | {ROWS, WHOLE_STEP, STEP_LOSS, REWINDS} if self._kind == "FSDP" else always
 
     @property
     def title(self) -> str:
