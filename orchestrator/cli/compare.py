@@ -62,8 +62,9 @@ def compare(
     name of a sweep stands for all of its trials.
     """
     from orchestrator.cli.comparison import as_json as comparison_as_json
-    from orchestrator.cli.comparison import chosen_metric, entries_of, lines_of
+    from orchestrator.cli.comparison import chosen_metric, completed, entries_of, lines_of
     from orchestrator.launch.control import reconcile
+    from orchestrator.launch.script_series import ScriptMetrics
     from orchestrator.launch.store import JobStore, resolve_storage
 
     if plot is not None:
@@ -72,8 +73,12 @@ def compare(
     runs = [store.get(name) for name in dict.fromkeys(jobs)]
     for run in runs:
         reconcile(run)
-    entries = [entry for run in runs for entry in entries_of(run, now_s)]
+    of_scripts = ScriptMetrics()
+    entries = [entry for run in runs for entry in entries_of(run, now_s, of_scripts)]
     metric, mode = chosen_metric(entries, metric, mode)
+    entries = completed(entries, metric, of_scripts)
+    for failure in of_scripts.failures:
+        tell(f"what scripts have logged is not shown: {failure}")
     if not any(metric in entry.series for entry in entries):
         known = sorted({name for entry in entries for name in entry.series})
         tell(f"no job has logged {metric}" + (f"; there are {', '.join(known)}." if known else " or anything else."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from orchestrator.cli.figures import duration, figure
@@ -14,7 +14,9 @@ from orchestrator.cli.result import wall_time_s
 from orchestrator.core.run_directory import PRUNED, RunDirectory, read_json_lines
 from orchestrator.launch.attempts import attempts_of
 from orchestrator.launch.continuation import leaves
+from orchestrator.launch.script_series import ScriptMetrics
 from orchestrator.launch.series import Series, read_series
+from orchestrator.spec.job import ScriptJobSpec
 from orchestrator.spec.load import load_resolved
 from orchestrator.spec.problems import shown
 
@@ -33,7 +35,9 @@ class Entry:
     values: Mapping[str, Any]
     """The resolved spec without its name: values that are no mappings, by dotted path."""
     series: Mapping[str, Series]
-    """Every metric."""
+    """Every metric; of a script those of its MLflow run."""
+    has_script: bool
+    """Then the series have their newest values only, until they are `completed`."""
     worker_hours: float | None
     """Of all attempts; None where the workers are those of other trials too, and before they are placed."""
 
@@ -51,32 +55,45 @@ class Entry:
         return None if series is None or not len(series.values) else float(series.values[-1])
 
 
-def entries_of(run: RunDirectory, now_s: float) -> Iterator[Entry]:
+def entries_of(run: RunDirectory, now_s: float, of_scripts: ScriptMetrics) -> Iterator[Entry]:
     """A job, or the trials of a sweep in their order.
 
     Args:
         run: the job.
         now_s: seconds since 1970, to which what goes on is counted.
+        of_scripts: reads what scripts have logged.
     """
     if not run.trials:
-        yield _entry(run.name, run, now_s, has_workers=True)
+        yield _entry(run.name, run, now_s, of_scripts, has_workers=True)
     for trial in run.trials:
-        yield _entry(f"{run.name}/{trial.name}", trial, now_s, has_workers="concurrent" in run.read_state())
+        is_apart = "concurrent" in run.read_state()
+        yield _entry(f"{run.name}/{trial.name}", trial, now_s, of_scripts, has_workers=is_apart)
 
 
-def _entry(name: str, run: RunDirectory, now_s: float, *, has_workers: bool) -> Entry:
-    series = read_series(run.metrics_file)
-    signs = sorted(series["time"].values.tolist()) if "time" in series else []
+def _entry(name: str, run: RunDirectory, now_s: float, of_scripts: ScriptMetrics, *, has_workers: bool) -> Entry:
+    spec, state = load_resolved(run.resolved_spec), run.read_state()
+    has_script = isinstance(spec, ScriptJobSpec)
+    series = of_scripts.newest(run, state) if has_script else read_series(run.metrics_file)
+    signs = sorted(series["time"].values.tolist()) if "time" in series and not has_script else []
     attempts = attempts_of(read_json_lines(run.events_file), signs) if has_workers else []
-    values = load_resolved(run.resolved_spec).model_dump(mode="json", exclude={"name"})
     return Entry(
         name=name,
         run=run,
-        state=run.read_state(),
-        values=dict(leaves("", values)),
+        state=state,
+        values=dict(leaves("", spec.model_dump(mode="json", exclude={"name"}))),
         series=series,
+        has_script=has_script,
         worker_hours=sum(attempt.worker_hours(now_s) for attempt in attempts) if attempts else None,
     )
+
+
+def completed(entries: Sequence[Entry], metric: str, of_scripts: ScriptMetrics) -> list[Entry]:
+    """The entries with all values of what is drawn and of what they are ranked by, those of scripts too."""
+    names = dict.fromkeys(("loss", metric))
+    return [
+        replace(one, series=of_scripts.completed(one.run, one.state, one.series, names)) if one.has_script else one
+        for one in entries
+    ]
 
 
 def differing(entries: Sequence[Entry]) -> list[str]:
@@ -153,7 +170,7 @@ def _cells(
 
 
 def steps_of(entry: Entry) -> int | None:
-    """Optimizer steps that are on record; None for a script, and before the first."""
+    """Optimizer steps that are on record, of a script as it numbers them; None before the first."""
     loss = entry.series.get("loss")
     return None if loss is None or not len(loss.steps) else int(loss.steps[-1])
 

@@ -49,7 +49,8 @@ def check_reach(cluster: RayJobs) -> Finding:
 
 def open_cluster(flag: str | None, environ: Mapping[str, str]) -> RayJobs | Finding:
     """The cluster that commands would talk to, or what is wrong with its address."""
-    from orchestrator.launch.ray_jobs import ADDRESS_VARIABLES, RayJobs
+    from orchestrator.launch.ray_connection import ADDRESS_VARIABLES
+    from orchestrator.launch.ray_jobs import RayJobs
 
     try:
         return RayJobs(flag, environ)

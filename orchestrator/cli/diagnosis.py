@@ -38,7 +38,7 @@ def doctor(address: Address = None, nodes: Nodes = False, storage: Storage = Non
 
     Says how to mend what is wrong; changes nothing.
     """
-    from orchestrator.launch.ray_jobs import ADDRESS_VARIABLES
+    from orchestrator.launch.ray_connection import ADDRESS_VARIABLES
     from orchestrator.launch.store import resolve_storage
 
     folder = resolve_storage(storage, None, os.environ)

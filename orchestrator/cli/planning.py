@@ -41,7 +41,8 @@ def plan(
     emit_fields(_fields(made))
     if made.trials:
         emit("\n" + "\n".join(assignment_table(made.trials)))
-        emit("\n" + paint("what follows is trial 0's, the resolved spec apart", "bold"))
+        if made.script is None:
+            emit("\n" + paint("what follows is trial 0's, the resolved spec apart", "bold"))
     if made.phases:
         emit("\n" + "\n".join(_phase_table(made.phases)))
     if made.batch:
@@ -81,7 +82,9 @@ def _fields(made: Plan) -> dict[str, Any]:
 
 def _training(made: Plan) -> dict[str, str]:
     if made.script is not None:
-        return {"script": f"{made.script}, on every worker", "batch, length and memory": "decided by the script"}
+        which = " (trial 0)" if made.trials else ""
+        script = {"script": f"{made.script}, on every worker{which}"}
+        return {**_sweep(made), **script, "batch, length and memory": "decided by the script"}
     return {**_sweep(made), "length": _length(made), "memory": _memory(made)}
 
 

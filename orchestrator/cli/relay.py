@@ -10,7 +10,7 @@ from typing import TextIO
 
 from orchestrator.cli.main import main as run_command
 from orchestrator.core.errors import OrchestratorError, UsageError
-from orchestrator.launch.ray_jobs import dashboard_here
+from orchestrator.launch.ray_connection import dashboard_here
 from orchestrator.launch.remote import TO_STDERR, TO_STDOUT
 from orchestrator.launch.store import STORAGE_VARIABLE
 

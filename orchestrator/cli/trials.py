@@ -25,9 +25,10 @@ class TrialRow:
     assignment: Assignment
     """What it sets, by dotted path."""
     phase: str
-    step: int
+    step: int | None
+    """None where a script counts its own."""
     loss: float | str | None
-    """Of its last logged step; None before the first. Not a number is ``"NaN"``."""
+    """Of its last logged step; None before the first, and of a script. Not a number is ``"NaN"``."""
     evaluation: Mapping[str, Any]
     """Its newest ``eval/`` metrics."""
     model: Path | None
@@ -42,10 +43,10 @@ def trial_rows(run: RunDirectory) -> list[TrialRow]:
     directories = run.trials
     if not directories:
         return []
-    from orchestrator.spec.load import load_recipe_job
+    from orchestrator.spec.load import load_resolved
     from orchestrator.spec.sweep import assignments_of
 
-    assignments = assignments_of(load_recipe_job(run.resolved_spec))
+    assignments = assignments_of(load_resolved(run.resolved_spec))
     return [_row(number, *trial) for number, trial in enumerate(zip(directories, assignments, strict=True))]
 
 
@@ -55,7 +56,7 @@ def _row(number: int, directory: RunDirectory, assignment: Assignment) -> TrialR
         trial=number,
         assignment=assignment,
         phase=state["phase"],
-        step=last.get("step", 0),
+        step=None if state["step"] is None else last.get("step", 0),
         loss=last.get("loss"),
         evaluation=last_evaluation(directory),
         model=directory.model_file if directory.model_file.exists() else None,
@@ -70,14 +71,17 @@ def rows_as_json(rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
 
 
 def trial_table(rows: Sequence[TrialRow]) -> list[str]:
-    """Lines for a person: each trial with its values, and what it has come to."""
+    """Lines for a person: each trial with its values, and what it has come to; of scripts that is the phase."""
+    if all(row.step is None for row in rows):
+        header = ("TRIAL", *rows[0].assignment, "PHASE")
+        return aligned([header, *((*_assigned(row.trial, row.assignment), _ending(row)) for row in rows)])
     metrics = list(dict.fromkeys(name for row in rows for name in row.evaluation))
     header = ("TRIAL", *rows[0].assignment, "PHASE", "STEP", "LOSS", *metrics, "MODEL")
     cells = [
         (
             *_assigned(row.trial, row.assignment),
             _ending(row),
-            f"{row.step:,}",
+            "" if row.step is None else f"{row.step:,}",
             "" if row.loss is None else figure(row.loss),
             *(figure(row.evaluation[name]) if name in row.evaluation else "" for name in metrics),
             "" if row.model is None else str(row.model),
@@ -92,9 +96,9 @@ def best_trial(run: RunDirectory, rows: Sequence[TrialRow]) -> str | None:
 
     Of what early stopping compares, else of eval/loss, else of the loss.
     """
-    from orchestrator.spec.load import load_recipe_job
+    from orchestrator.spec.load import load_resolved
 
-    rule = load_recipe_job(run.resolved_spec).trials.early_stopping
+    rule = load_resolved(run.resolved_spec).trials.early_stopping
     has_evaluated_loss = any("eval/loss" in row.evaluation for row in rows)
     metric = rule.metric if rule else "eval/loss" if has_evaluated_loss else "loss"
     values = {row.trial: _number({"loss": row.loss, **row.evaluation}.get(metric)) for row in rows}

@@ -13,6 +13,8 @@ ENDINGS = {"restarting", "gave_up", "resized", *TERMINAL_PHASES}
 """Events that the driver itself ends an attempt with."""
 SILENT_ENDINGS = {LOST, "queued", "placed"}
 """Events that tell of an attempt's end long after it: its driver could say nothing any more."""
+PREEMPTED = "preempted"
+"""Event of an attempt that is asked to make room for another job."""
 
 Event = Mapping[str, Any]
 
@@ -53,21 +55,39 @@ def attempts_of(events: Iterable[Event], signs_of_life: Sequence[float] = ()) ->
             word, its attempt ended after the last of them, or after its last event.
     """
     attempts: list[Attempt] = []
-    last_event_at = 0.0
+    last_event_at, preemption = 0.0, None
     for event in events:
         name, time = event["event"], event["time"]
         is_open = bool(attempts) and attempts[-1].ended_at is None
+        if name == PREEMPTED:
+            preemption = event
         if is_open and name in ENDINGS:
             attempts[-1] = _ended(attempts[-1], event, time)
+        elif is_open and preemption and _waits_again(event):
+            attempts[-1] = _made_room(attempts[-1], preemption, time)
         elif is_open and name in SILENT_ENDINGS:
             last_sign = max((sign for sign in signs_of_life if sign <= time), default=0.0)
             attempts[-1] = _ended(attempts[-1], event, max(last_event_at, last_sign))
         elif is_open and name in ("started", "resumed"):
             attempts[-1] = replace(attempts[-1], from_step=event["step"])
         if name == "placed":
+            preemption = None
             attempts.append(Attempt(number=event["attempt"], workers=event["workers"], placed_at=time))
         last_event_at = time
     return attempts
+
+
+def _waits_again(event: Event) -> bool:
+    """Whether a driver that lives asks for a place, as it does as soon as its attempt has made room.
+
+    The command that resumes a job says ``queued`` too, but knows no position.
+    """
+    return event["event"] == "granted" or (event["event"] == "queued" and "position" in event)
+
+
+def _made_room(attempt: Attempt, preemption: Event, ended_at: float) -> Attempt:
+    message = f"made room for {preemption['by']}"
+    return replace(attempt, ended_at=ended_at, ending=PREEMPTED, message=message)
 
 
 def _ended(attempt: Attempt, event: Event, ended_at: float) -> Attempt:

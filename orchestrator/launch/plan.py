@@ -53,7 +53,8 @@ class Plan:
     resolved: str
     """The spec after base, overrides and defaults, as YAML; the tracking URI without its password."""
     script: str | None
-    """Command line of each rank; None for a recipe. Batch, length and memory are then the script's own affair."""
+    """Command line of each rank, of a sweep's first trial; None for a recipe. Batch, length and memory are then the
+    script's own affair."""
     trials: tuple[Mapping[str, Any], ...]
     """What each trial of a sweep sets, by dotted path; empty without a sweep. Batch, phases and length are those of the
     first trial."""
@@ -104,7 +105,8 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
     """
     spec = loaded.spec
     package = collect(loaded.folder, storage)
-    with_recipe = None if isinstance(spec, ScriptJobSpec) else trials_of(spec)[0]
+    first = trials_of(spec)[0]
+    with_recipe = first if isinstance(first, JobSpec) else None
     batch = batch_rows(with_recipe) if with_recipe else ()
     shared = with_recipe
     if with_recipe and not has_separate_trials(spec):
@@ -112,13 +114,13 @@ def make_plan(loaded: LoadedSpec, storage: Path, environ: Mapping[str, str]) -> 
         shared = with_recipe.model_copy(update={"sweep": spec.sweep})
     memory = plan_memory(shared, batch, loaded.folder, environ) if shared else OF_THE_SCRIPT
     uri = tracking_uri(spec, storage, environ)
-    resources = (with_recipe or spec).resources
+    resources = first.resources
     total_steps, total_samples = totals(with_recipe) if with_recipe else (None, None)
     return Plan(
         resolved=redact(dump_resolved(with_tracking_uri(spec, uri))),
         trials=sweep_of(spec),
-        concurrent=spec.trials.concurrent if isinstance(spec, JobSpec) and has_separate_trials(spec) else None,
-        script=command_line(spec.script) if isinstance(spec, ScriptJobSpec) else None,
+        concurrent=spec.trials.concurrent if has_separate_trials(spec) else None,
+        script=command_line(first.script) if isinstance(first, ScriptJobSpec) else None,
         batch=batch,
         phases=phase_plans(with_recipe) if with_recipe else (),
         total_steps=total_steps,
@@ -154,7 +156,7 @@ def served_plan(spec: JobSpec) -> ServedPlan | None:
 
 def command_line(script: Script) -> str:
     """What every rank runs, as one would type it."""
-    return shlex.join(["python", script.path, *map(str, script.args)])
+    return shlex.join(["python", script.path, *script.command_line])
 
 
 def batch_rows(spec: JobSpec) -> tuple[BatchRow, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from orchestrator.core.run_directory import PRUNED, TERMINAL_PHASES, RunDirectory, write_atomically
-from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec
+from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
 from orchestrator.spec.load import dump_resolved, spec_hash
 from orchestrator.spec.sweep import has_separate_trials, trials_of
 
@@ -18,11 +18,12 @@ def prepare_trials(run_directory: RunDirectory, spec: AnyJobSpec) -> None:
             # Relative: the folder is built elsewhere and then moved.
             trial.code.symlink_to("../../code", target_is_directory=True)
         write_atomically(trial.resolved_spec, dump_resolved(trial_spec))
-        trial.update_state(phase="queued", attempts=0, step=0, mlflow_run_id=None, spec_hash=spec_hash(trial_spec))
+        step = None if isinstance(trial_spec, ScriptJobSpec) else 0
+        trial.update_state(phase="queued", attempts=0, step=step, mlflow_run_id=None, spec_hash=spec_hash(trial_spec))
         if has_separate_trials(spec):
             trial.update_state(created_at=time.time())
     if has_separate_trials(spec):
-        run_directory.update_state(step=None, concurrent=_concurrent(spec))
+        run_directory.update_state(step=None, concurrent=spec.trials.concurrent)
 
 
 def requeue_trials(run_directory: RunDirectory, spec: AnyJobSpec) -> None:
@@ -35,7 +36,7 @@ def requeue_trials(run_directory: RunDirectory, spec: AnyJobSpec) -> None:
             if has_separate_trials(spec):
                 trial.update_state(reason=None, message="", driver=None)
     if has_separate_trials(spec):
-        run_directory.update_state(concurrent=_concurrent(spec))
+        run_directory.update_state(concurrent=spec.trials.concurrent)
 
 
 def close_trials(run_directory: RunDirectory, phase: str, finished_at: float) -> None:
@@ -47,7 +48,7 @@ def close_trials(run_directory: RunDirectory, phase: str, finished_at: float) ->
 
 
 def _trials(run_directory: RunDirectory, spec: AnyJobSpec) -> list[tuple[RunDirectory, AnyJobSpec]]:
-    if isinstance(spec, ScriptJobSpec) or not spec.sweep:
+    if not spec.sweep:
         return []
     trials = trials_of(spec)
     if has_separate_trials(spec):
@@ -56,8 +57,3 @@ def _trials(run_directory: RunDirectory, spec: AnyJobSpec) -> list[tuple[RunDire
         tracking = spec.tracking.model_copy(update={"experiment": experiment})
         trials = tuple(trial.model_copy(update={"tracking": tracking}) for trial in trials)
     return [(run_directory.trial(number), trial) for number, trial in enumerate(trials)]
-
-
-def _concurrent(spec: AnyJobSpec) -> int:
-    assert isinstance(spec, JobSpec)  # scripts have no sweeps
-    return spec.trials.concurrent

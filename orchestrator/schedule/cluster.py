@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,22 @@ def admit(resources: Resources, nodes: list[Mapping[str, float]], shards: Shards
         f"needs {resources.workers} workers of {resources.cpus_per_worker:g} CPUs and {resources.gpus_per_worker} GPUs"
         f" ({resources.placement}){beside}; {fitting} fit now, {free['CPU']:g} CPUs and {free['GPU']:g} GPUs are free"
     )
+
+
+def fits_beside(spec: AnyJobSpec, others: Iterable[AnyJobSpec], node: Mapping[str, float]) -> bool:
+    """Whether a job fits a node beside others. Pure.
+
+    Args:
+        spec: the job.
+        others: what runs there.
+        node: all resources of the node, by Ray's names.
+    """
+    free = dict(node)
+    for other in others:
+        resources, shards = other.resources, shards_of(other)
+        free["CPU"] -= resources.num_workers * resources.cpus_per_worker + shards.count * shards.cpus_each
+        free["GPU"] = free.get("GPU", 0.0) - resources.num_workers * resources.gpus_per_worker
+    return isinstance(admit(spec.resources, [free], shards_of(spec)), Fits)
 
 
 def _without(shards: Shards, nodes: list[Mapping[str, float]]) -> list[Mapping[str, float]]:

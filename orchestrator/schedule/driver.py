@@ -14,16 +14,9 @@ no queue: there a job goes from preparing to placing.
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import sys
 import time
-import traceback
 from collections.abc import Collection, Sequence
-from types import FrameType
 from typing import Any
-
-import psutil
 
 from orchestrator.core.environment import own_environment
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS, TIMED_OUT, OrchestratorError
@@ -32,7 +25,7 @@ from orchestrator.core.values import Failure, Retry
 from orchestrator.schedule.attempt import Attempt, Ended, GangAttempt
 from orchestrator.schedule.cluster import connect
 from orchestrator.schedule.history import JobHistory
-from orchestrator.schedule.mirroring import Mirroring
+from orchestrator.schedule.lifecycle import Driver
 from orchestrator.schedule.place import OwnPlace, Place, QueuedPlace
 from orchestrator.schedule.policy import RetryPolicy
 from orchestrator.schedule.queue.values import Use
@@ -55,11 +48,7 @@ class PlacementTimeoutError(OrchestratorError):
     exit_code = TIMED_OUT
 
 
-class SupersededError(OrchestratorError):
-    """Another driver has taken the job over; its record is no longer this one's to write."""
-
-
-class JobDriver:
+class JobDriver(Driver):
     """Runs one job to its end.
 
     Args:
@@ -69,58 +58,28 @@ class JobDriver:
     """
 
     def __init__(self, directory: RunDirectory, *, embedded: bool, has_room: bool = False) -> None:
-        self._directory = directory
+        super().__init__(directory, load_resolved(directory.resolved_spec))
         self._trials = TrialStates(directory.trials)
         self._embedded = embedded
-        self._spec: AnyJobSpec = load_resolved(directory.resolved_spec)
-        self._has_script = isinstance(self._spec, ScriptJobSpec)
         used = directory.read_state().get("retries_used")
         self._policy = RetryPolicy(self._spec.retries, used, rollbacks=_rollbacks(self._spec))
-        self._record: dict[str, Any] | None = None
-        self._num_interrupts = 0
         self._is_resizing = False
         self._why_resized = "resumed"
         """What would explain that the next attempt has another number of workers."""
         is_alone = embedded or has_room
         self._place: Place = OwnPlace(self._spec) if is_alone else QueuedPlace(self._spec, directory)
 
-    def interrupt(self, signum: int, frame: FrameType | None) -> None:
-        """Signal handler: the first asks the ranks to stop at the next step, the second aborts."""
-        self._num_interrupts += 1
-        if self._num_interrupts > 1:
-            raise KeyboardInterrupt
-        self._directory.stop_file.touch()
+    def _connect(self) -> None:
+        self._directory.event("connected", connect(self._spec, embedded=self._embedded))
 
-    def run(self, history: JobHistory) -> int:
-        """Drive the job to its end, whose MLflow runs are being opened; returns the exit code."""
-        signal.signal(signal.SIGINT, self.interrupt)
-        process = psutil.Process()
-        driver = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
-        self._update_state(phase="preparing", reason=None, message=None, driver=driver, started_at=time.time())
-        self._record = driver
-        mirroring = Mirroring(self._spec.mirror, self._directory)
-        mirroring.start()
-        try:
-            self._directory.event("connected", connect(self._spec, embedded=self._embedded))
-            history.wait_until_open()
-            exit_code = self._attempts(history)
-        except KeyboardInterrupt:
-            message = "aborted by a second interrupt" + ("" if self._has_script else "; no checkpoint was written")
-            exit_code = self._end("stopped", "aborted", message, STOPPED)
-        except SupersededError as error:
-            print(error, file=sys.stderr)
-            return error.exit_code
-        except OrchestratorError as error:
-            traceback.print_exc()  # for the log; people get the sentence
-            reason = "timed_out" if error.exit_code == TIMED_OUT else "could_not_start"
-            exit_code = self._end("failed", reason, str(error), error.exit_code)
-        except Exception as error:
-            traceback.print_exc()
-            exit_code = self._end("failed", "internal_error", f"{type(error).__name__}: {error}", JOB_FAILED)
+    def _break_off(self, history: JobHistory, phase: str, reason: str, message: str, exit_code: int) -> int:
+        return self._end(phase, reason, message, exit_code)
+
+    def _close(self) -> None:
         self._place.close()
-        history.close()
-        mirroring.close()
-        return exit_code
+
+    def _drive(self, history: JobHistory) -> int:
+        return self._attempts(history)
 
     def _attempts(self, history: JobHistory) -> int:
         while True:
@@ -252,10 +211,6 @@ class JobDriver:
         is_stopped = isinstance(result, Ended) and result.outcome == "stopped"
         return is_stopped and self._directory.preempt_file.exists() and not self._stop_requested
 
-    @property
-    def _stop_requested(self) -> bool:
-        return self._directory.stop_file.exists()
-
     def _last_step(self) -> int | None:
         """Optimizer steps taken, by the slowest trial of a sweep; None for a script, whose steps are not counted."""
         if self._has_script:
@@ -264,16 +219,11 @@ class JobDriver:
             return self._trials.last_step(int(self._directory.read_state().get("attempts", 0)))
         return last_step(self._directory)
 
-    def _update_state(self, **fields: Any) -> None:
-        """Merge fields into the job's state, and carry what its trials share with it to theirs.
-
-        Raises:
-            SupersededError: where another driver has taken the job over.
-        """
-        if self._record is not None and self._directory.read_state().get("driver") != self._record:
-            raise SupersededError(f"{self._directory.name} has another driver now; this one ends.")
-        state = self._directory.update_state(**fields)
+    def _update_state(self, **fields: Any) -> dict[str, Any]:
+        """Merge fields into the job's state, and carry what its trials share with it to theirs."""
+        state = super()._update_state(**fields)
         self._trials.follow(state.get("phase", "queued"), int(state.get("attempts", 0)))
+        return state
 
     def _end_well(self, result: Ended) -> int:
         if result.outcome == "stopped":

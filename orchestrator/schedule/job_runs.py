@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.core.errors import OrchestratorError, OutOfReachError
 from orchestrator.core.run_directory import TERMINAL_PHASES, RunDirectory
-from orchestrator.spec.job import AnyJobSpec, ScriptJobSpec
+from orchestrator.spec.job import AnyJobSpec
 from orchestrator.spec.load import load_resolved
 from orchestrator.spec.sweep import has_separate_trials, trials_of
 from orchestrator.tracking.environment import describe_environment
@@ -150,7 +150,7 @@ def _tags_of_a_trial(directory: RunDirectory) -> dict[str, str]:
 
 def _trial_runs(spec: AnyJobSpec, directory: RunDirectory) -> list[_Run]:
     """The runs of a sweep's trials as their states know them; none for other jobs, and where trials open their own."""
-    if isinstance(spec, ScriptJobSpec) or not spec.sweep or has_separate_trials(spec):
+    if not spec.sweep or has_separate_trials(spec):
         return []
     runs = []
     for trial, trial_spec in zip(directory.trials, trials_of(spec), strict=True):

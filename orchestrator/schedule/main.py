@@ -15,7 +15,6 @@ from orchestrator.core.environment import SUBMISSION_VARIABLE
 from orchestrator.core.errors import JOB_FAILED
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.schedule.history import JobHistory
-from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import load_resolved
 from orchestrator.spec.sweep import has_separate_trials
 
@@ -68,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     from orchestrator.schedule.driver import JobDriver
     from orchestrator.schedule.sweep_driver import SweepDriver
 
-    if isinstance(spec, JobSpec) and has_separate_trials(spec):
+    if has_separate_trials(spec):
         return SweepDriver(directory, spec, embedded=options.embedded).run(history)
     return JobDriver(directory, embedded=options.embedded, has_room=options.has_room).run(history)
 

@@ -90,7 +90,7 @@ def run_script_rank(config: dict[str, Any]) -> dict[str, Any]:
     with _watch_node(spec, place, uri, run_id):
         end = run_script(
             # -u as torchrun has it: what is printed is in the log, also of a script that is killed.
-            [sys.executable, "-u", spec.script.path, *map(str, spec.script.args)],
+            [sys.executable, "-u", spec.script.path, *spec.script.command_line],
             folder=directory.code,
             env=script_environment(os.environ, spec, place, directory, attempt, uri, run_id),
             log=log,

@@ -24,7 +24,7 @@ class WaitRecord:
         update_state: merges fields into the state.
     """
 
-    def __init__(self, directory: RunDirectory, place: Place, update_state: Callable[..., None]) -> None:
+    def __init__(self, directory: RunDirectory, place: Place, update_state: Callable[..., object]) -> None:
         self._directory = directory
         self._place = place
         self._update_state = update_state

@@ -55,7 +55,7 @@ from orchestrator.spec.check_optimizer import (
 from orchestrator.spec.check_recipe import argument_problems, coupling_problems, target_problems
 from orchestrator.spec.check_retries import exit_code_problems
 from orchestrator.spec.check_scaling import sde_problems, updates_problems, warmup_problems
-from orchestrator.spec.check_script import script_problems
+from orchestrator.spec.check_script import repeated_option_problems, script_problems
 from orchestrator.spec.check_served import injection_problems, served_problems
 from orchestrator.spec.check_sweep import trial_problems
 from orchestrator.spec.check_sweep_form import form_problems, trials_problems
@@ -87,16 +87,35 @@ def run_checks(spec: AnyJobSpec, folder: Path, broken: frozenset[str]) -> list[P
 
     Every trial of a sweep is checked as a job of its own, and so is every phase of a training.
     """
-    if isinstance(spec, ScriptJobSpec):
-        return [] if overlaps("script.path", broken) else list(script_problems(spec, folder))
     if not spec.sweep:
-        return _training_problems(spec, folder, broken)
+        return _job_problems(spec, folder, broken)
     if overlaps("exchange", broken):  # which decides what a sweep may be
-        return _training_problems(spec, folder, broken | {"sweep"})
+        return _job_problems(spec, folder, broken | {"sweep"})
     if problems := list(form_problems(spec, folder)):
-        return [*problems, *_training_problems(spec, folder, broken | {"sweep"})]
-    of_all = [problem for single_check in SWEEP_CHECKS for problem in single_check(spec, folder)]
-    return of_all + trial_problems(spec, lambda trial, unclear: _training_problems(trial, folder, unclear), broken)
+        return [*problems, *_job_problems(spec, folder, broken | {"sweep"})]
+    return [
+        *_sweep_problems(spec, folder),
+        *trial_problems(spec, lambda trial, unclear: _job_problems(trial, folder, unclear), broken),
+    ]
+
+
+def _sweep_problems(spec: AnyJobSpec, folder: Path) -> list[Problem]:
+    """What no trial can see alone."""
+    if isinstance(spec, ScriptJobSpec):
+        return list(trials_problems(spec, folder))
+    return [problem for single_check in SWEEP_CHECKS for problem in single_check(spec, folder)]
+
+
+def _job_problems(spec: AnyJobSpec, folder: Path, broken: frozenset[str]) -> list[Problem]:
+    """Everything wrong with a job, its sweep left aside."""
+    if isinstance(spec, JobSpec):
+        return _training_problems(spec, folder, broken)
+    return [
+        problem
+        for single_check, reads in SCRIPT_CHECKS
+        if not any(overlaps(path, broken) for path in reads)
+        for problem in single_check(spec, folder)
+    ]
 
 
 def _training_problems(spec: JobSpec, folder: Path, broken: frozenset[str]) -> list[Problem]:
@@ -235,3 +254,9 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
 """Every check with the fields it reads."""
 SWEEP_CHECKS: tuple[Check, ...] = tuple(single_check for single_check, reads in CHECKS if "sweep" in reads)
 """The checks of the whole sweep, which no trial can see alone."""
+SCRIPT_CHECKS: tuple[tuple[Callable[[ScriptJobSpec, Path], Iterator[Problem]], tuple[str, ...]], ...] = (
+    (script_problems, ("script.path",)),
+    (repeated_option_problems, ("script.args", "script.options")),
+    (trials_problems, ("trials", "sweep")),
+)
+"""The checks of a job with a script, each with the fields it reads."""

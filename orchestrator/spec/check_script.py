@@ -1,4 +1,4 @@
-"""Checks of a script: the file is in the spec's folder, which travels with the job, and is Python."""
+"""Checks of a script: the file is in the spec's folder, which travels with the job, and is Python; its options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_SHOWN_FILES = 10
 
 
 def script_problems(spec: ScriptJobSpec, folder: Path) -> Iterator[Problem]:
-    """The script is a Python file inside the spec's folder, and nobody knows its batch."""
+    """The script is a Python file inside the spec's folder, which is what travels, and nobody knows its batch."""
     workers, path = spec.resources.workers, spec.script.path
     if isinstance(workers, WorkerRange) and workers.samples_per_worker is not None:
         message = "counts samples of a step, and what a step of a script is nobody knows"
@@ -35,3 +35,12 @@ def script_problems(spec: ScriptJobSpec, folder: Path) -> Iterator[Problem]:
             yield Problem("", "script.path", shown(path), f"is not valid Python:{line} {error.msg}")
         except OSError as error:
             yield Problem("", "script.path", shown(path), f"cannot be read: {error.strerror}")
+
+
+def repeated_option_problems(spec: ScriptJobSpec, folder: Path) -> Iterator[Problem]:
+    """No option is given twice: which one a script takes depends on its parser."""
+    given = {str(word).partition("=")[0] for word in spec.script.args}
+    for name, value in spec.script.options.items():
+        if f"--{name}" in given:
+            message = f"--{name} stands in script.args too"
+            yield Problem("", f"script.options.{name}", shown(value), message, "one of the two")

@@ -10,7 +10,7 @@ from orchestrator.spec.check_sweep_form import place_of
 from orchestrator.spec.document import with_values
 from orchestrator.spec.examine import examine
 from orchestrator.spec.findings import Finding
-from orchestrator.spec.job import JobSpec
+from orchestrator.spec.job import AnyJobSpec
 from orchestrator.spec.problems import Problem, dotted, shown
 from orchestrator.spec.sweep import (
     assignments_of,
@@ -21,11 +21,11 @@ from orchestrator.spec.sweep import (
     shared_values,
 )
 
-ProblemsOf = Callable[[JobSpec, frozenset[str]], list[Problem]]
+ProblemsOf = Callable[[AnyJobSpec, frozenset[str]], list[Problem]]
 """Everything wrong with a job, without what reads the broken fields (dotted paths)."""
 
 
-def trial_problems(spec: JobSpec, problems_of: ProblemsOf, broken: frozenset[str]) -> list[Problem]:
+def trial_problems(spec: AnyJobSpec, problems_of: ProblemsOf, broken: frozenset[str]) -> list[Problem]:
     """Everything wrong with the trials of a sweep, each problem once.
 
     Told of the value in the sweep that it comes from, or of the list where all its values have it; else of the job's
@@ -38,7 +38,7 @@ def trial_problems(spec: JobSpec, problems_of: ProblemsOf, broken: frozenset[str
     """
     values, choices = shared_values(spec), choices_of(spec.sweep)
     faults = _Faults(spec)
-    trials: list[JobSpec] = []
+    trials: list[AnyJobSpec] = []
     # Where trials share the workers, no trial sees alone what depends on how many there are.
     of_the_sweep = frozenset() if has_separate_trials(spec) else frozenset({"sweep"})
     for index, (assignment, choice) in enumerate(zip(assignments_of(spec), choices, strict=True)):
@@ -48,7 +48,7 @@ def trial_problems(spec: JobSpec, problems_of: ProblemsOf, broken: frozenset[str
         examination = examine(data)
         for finding in examination.findings:
             faults.add_finding(finding, index, choice)
-        if isinstance(examination.spec, JobSpec):
+        if examination.spec is not None:
             trials.append(examination.spec)
             unclear = broken | examination.broken | of_the_sweep | unset.keys()
             for problem in problems_of(trials[-1], unclear):
@@ -63,7 +63,7 @@ class _Faults:
         spec: the job.
     """
 
-    def __init__(self, spec: JobSpec) -> None:
+    def __init__(self, spec: AnyJobSpec) -> None:
         self._assignments = assignments_of(spec)
         self._place = place_of(spec.sweep)
         self._lists = lists_of(spec.sweep)[1]
@@ -126,7 +126,7 @@ class _Faults:
         return replace(problem, value=value, message=message)
 
 
-def _same_problems(spec: JobSpec, trials: list[JobSpec]) -> list[Problem]:
+def _same_problems(spec: AnyJobSpec, trials: list[AnyJobSpec]) -> list[Problem]:
     """One problem where a trial is another one once more."""
     choices, lists = choices_of(spec.sweep), lists_of(spec.sweep)[1]
     for index, trial in enumerate(trials):

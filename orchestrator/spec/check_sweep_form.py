@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.spec.draws import OPTIONS, fault_of
-from orchestrator.spec.job import JobSpec, Trials
-from orchestrator.spec.methods.coded import Coded
+from orchestrator.spec.job import AnyJobSpec, JobSpec, ScriptJobSpec, Trials
 from orchestrator.spec.problems import Problem, nearest, shown
 from orchestrator.spec.seams import seams
 from orchestrator.spec.sweep import COMBINATIONS, combination_of, has_separate_trials, lists_of
@@ -23,10 +22,11 @@ MAX_BESIDE = 64
 """Trials that share workers: every worker holds the weights of all, and every trial has a thread on each shard."""
 MAX_SEPARATE = 256
 """Trials with workers of their own: every one has a run directory from the start."""
+_UNKNOWN = "unknown field"
 A_LIST = "a list of values, such as optimizer.lr: [0.1, 0.2]"
 
 
-def form_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+def form_problems(spec: AnyJobSpec, folder: Path) -> Iterator[Problem]:
     """A sweep is lists of values, or distributions, under paths in which trials may differ."""
     if not spec.sweep:
         return
@@ -44,7 +44,7 @@ def form_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
         legal = f"a mapping of dotted paths, each with {kind}"
         yield Problem("", f"sweep.{how}", shown(lists), "has no lists by dotted path", legal)
         return
-    faults = [fault for path in paths for fault in _problems_at(path, lists[path], place, swept_in(spec))]
+    faults = [fault for path in paths for fault in _problems_at(path, lists[path], place, spec)]
     if how == "random":
         faults += _random_problems(lists)
     yield from faults or _number_problems(spec)
@@ -56,32 +56,43 @@ def place_of(sweep: Mapping[str, Any]) -> str:
     return f"sweep.{how}" if how in sweep else "sweep"
 
 
-def swept_in(spec: JobSpec) -> tuple[str, ...]:
+def swept_in(spec: AnyJobSpec) -> tuple[str, ...]:
     """Sections in which the trials of a job may differ."""
     if not has_separate_trials(spec):
         return SWEPT_BESIDE
-    return tuple(name for name in JobSpec.model_fields if name not in OF_THE_SWEEP)
+    return tuple(name for name in type(spec).model_fields if name not in OF_THE_SWEEP)
 
 
-def _problems_at(path: str, value: Any, place: str, legal_roots: tuple[str, ...]) -> list[Problem]:
+def _problems_at(path: str, value: Any, place: str, spec: AnyJobSpec) -> list[Problem]:
     """What is wrong with a path, else with its values."""
     of_values = _distribution_problems if place == "sweep.random" else _list_problems
-    return list(_path_problems(path, value, place, legal_roots)) or list(of_values(path, value, place))
+    return list(_path_problems(path, value, place, spec)) or list(of_values(path, value, place))
 
 
-def _path_problems(path: str, value: Any, place: str, legal_roots: tuple[str, ...]) -> Iterator[Problem]:
+def _path_problems(path: str, value: Any, place: str, spec: AnyJobSpec) -> Iterator[Problem]:
     root, where = path.partition(".")[0], f"{place}.{path}"
     section, _, field = path.rpartition(".")
     if not all(path.split(".")):
         yield Problem("", where, shown(value), "is not a dotted path", "a path such as optimizer.lr")
-    elif root not in legal_roots:
-        is_known = root in JobSpec.model_fields
-        message = "is the whole job's and cannot differ between trials" if is_known else "unknown field"
-        suggestion = "" if is_known else nearest(root, legal_roots)
+    elif root not in (legal_roots := swept_in(spec)):
+        message = _why_not(root, spec)
+        suggestion = nearest(root, legal_roots) if message == _UNKNOWN else ""
         yield Problem("", where, shown(value), message, f"paths in {', '.join(legal_roots)}", suggestion)
+    elif section == "script.args" and not field.isdecimal():
+        message = "the items of script.args have numbers"
+        yield Problem("", where, shown(value), message, f"script.options.{field} for --{field}, or script.args.NUMBER")
     elif field == "name" and section in seams():
         message = "the arguments of one method are not those of another"
         yield Problem("", where, shown(value), message, f"whole methods: {section}: [NAME, {{name: NAME, ...}}]")
+
+
+def _why_not(root: str, spec: AnyJobSpec) -> str:
+    """Why trials may not differ in a section."""
+    if root in type(spec).model_fields:
+        return "is the whole job's and cannot differ between trials"
+    if root in JobSpec.model_fields:
+        return "belongs to jobs with a recipe; a script decides this itself"
+    return "belongs to jobs with a script" if root in ScriptJobSpec.model_fields else _UNKNOWN
 
 
 def _list_problems(path: str, values: Any, place: str) -> Iterator[Problem]:
@@ -110,7 +121,7 @@ def _random_problems(sweep: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem("", f"sweep.random.{name}", told, message, f"an integer >= {least}")
 
 
-def _number_problems(spec: JobSpec) -> Iterator[Problem]:
+def _number_problems(spec: AnyJobSpec) -> Iterator[Problem]:
     most = MAX_SEPARATE if has_separate_trials(spec) else MAX_BESIDE
     how, place = combination_of(spec.sweep), place_of(spec.sweep)
     if how == "random" and spec.sweep[how]["trials"] > most:
@@ -137,17 +148,22 @@ def _too_many(counts: Mapping[str, int], how: str, place: str, most: int) -> Ite
         yield Problem("", place, "", message, f"at most {most}")
 
 
-def trials_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
+def trials_problems(spec: AnyJobSpec, folder: Path) -> Iterator[Problem]:
     """`trials` is for sweeps whose trials have workers of their own, and what is compared is measured on the way."""
     if spec.trials == Trials():
         return
     if not has_separate_trials(spec):
-        coded = isinstance(spec.exchange, Coded) and spec.sweep
-        message = "trials that share the workers train all at once" if coded else "there is no sweep"
-        legal = "no `trials`, or another exchange" if coded else "no `trials`, or a sweep"
+        message = "trials that share the workers train all at once" if spec.sweep else "there is no sweep"
+        legal = "no `trials`, or another exchange" if spec.sweep else "no `trials`, or a sweep"
         yield Problem("", "trials", shown(spec.trials.model_dump(mode="json")), message, legal)
         return
     rule = spec.trials.early_stopping
+    if isinstance(spec, ScriptJobSpec):
+        if rule is not None:
+            where, value = "trials.early_stopping", shown(rule.model_dump(mode="json"))
+            message = "compares what metrics.jsonl has of each trial; a script's metrics are in its MLflow run alone"
+            yield Problem("", where, value, message, "no early_stopping: every trial runs to its end")
+        return
     is_evaluated = spec.train.eval_every is not None or any(
         path in ("train", "train.eval_every") for path in lists_of(spec.sweep)[1]
     )

@@ -30,6 +30,9 @@ from orchestrator.spec.section import (
 MAX_NAME_CHARACTERS = 63
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", examples=["digits-lamb"])]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["NCCL_DEBUG"])]
+# Without the dashes, and without dots: those separate fields in paths.
+OptionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", examples=["lr"])]
+OptionValue = Annotated[bool | int | float | str | tuple[int | float | str, ...] | None, BeforeValidator(list_to_tuple)]
 
 
 class Recipe(Section):
@@ -50,6 +53,28 @@ class Script(Section):
     """The file, in the spec's folder."""
     args: Annotated[tuple[str | int | float, ...], BeforeValidator(list_to_tuple)] = ()
     """Its command line, the same on every worker; numbers are passed as Python writes them."""
+    options: Annotated[dict[OptionName, OptionValue], Field(json_schema_extra={"additionalProperties": False})] = {}
+    """Options after `args`, by name: `lr: 0.1` is `--lr 0.1`, true is the option alone, false and null leave it out,
+    a list is several words after it. See [script_mode.md](script_mode.md#its-command-line)."""
+
+    @property
+    def command_line(self) -> tuple[str, ...]:
+        """The words after the path."""
+        options = (word for name, value in self.options.items() for word in _words_of(name, value))
+        return (*map(str, self.args), *options)
+
+
+def _words_of(name: str, value: Any) -> tuple[str, ...]:
+    """An option of a command line."""
+    option = f"--{name}"
+    if value is None or value is False:
+        return ()
+    if value is True:
+        return (option,)
+    if isinstance(value, tuple):
+        return (option, *map(str, value))
+    # A word of its own would be taken for another option.
+    return (f"{option}={value}",) if str(value).startswith("-") else (option, str(value))
 
 
 class ActivationCheckpointing(Section):
@@ -211,7 +236,8 @@ class Retries(Section):
     user_error: Annotated[int, Field(ge=0)] = 0
     """The recipe itself raised an error, or the script ended with another exit code than 0."""
     infrastructure: Annotated[int, Field(ge=0)] = 5
-    """Ray could not start the workers, or lost track of them, though none of them had failed."""
+    """Ray could not start the workers, or lost track of them, though none of them had failed; or the driver of a
+    sweep's trial was killed."""
     classes: Annotated[tuple[RetryClass, ...], BeforeValidator(list_to_tuple)] = ()
     """Failures that count under another cause than their own, by exit code or by a pattern of what was printed."""
 
@@ -289,6 +315,9 @@ class _Scripted(Section):
     """A Python program that runs on every worker, in place of a recipe."""
 
 
+_SWEPT = {"anyOf": [{"type": "object", "minProperties": 1}, {"type": "array", "minItems": 1}]}
+
+
 class _Conditions(Section):
     resources: Resources = Resources()
     """What the job needs of the cluster."""
@@ -307,17 +336,6 @@ class _Conditions(Section):
     See [mirror.md](mirror.md)."""
     env: Annotated[dict[EnvironmentName, str | None], Field(json_schema_extra={"additionalProperties": False})] = {}
     """Environment of the workers; null takes the submitter's value, which must exist."""
-    sweep: Annotated[dict[str, Any], Field(max_length=0)] = {}
-    """Sweeps are of jobs with a recipe; a script's is empty."""
-
-
-_SWEPT = {"anyOf": [{"type": "object", "minProperties": 1}, {"type": "array", "minItems": 1}]}
-
-
-# A class takes over the fields of its last base first.
-class JobSpec(_Conditions, _Training, _Named):
-    """One training job that follows a recipe."""
-
     sweep: Annotated[dict[str, Any], Field(json_schema_extra={"additionalProperties": _SWEPT})] = {}
     """Dotted paths, each with a list of values: every combination is a training.
 
@@ -327,6 +345,11 @@ class JobSpec(_Conditions, _Training, _Named):
     """
     trials: Trials = Trials()
     """How the trials of a sweep are run, where each is a training with workers of its own."""
+
+
+# A class takes over the fields of its last base first.
+class JobSpec(_Conditions, _Training, _Named):
+    """One training job that follows a recipe."""
 
 
 class ScriptJobSpec(_Conditions, _Scripted, _Named):

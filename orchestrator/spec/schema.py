@@ -31,7 +31,6 @@ def job_schema() -> dict[str, Any]:
         "$id": SCHEMA_ID,
         **with_recipe,
         "description": "One job, with a recipe or with a script.",
-        # A script's sweep is empty, which only the whole of a spec can tell.
         "properties": with_recipe["properties"] | {"script": with_script["properties"]["script"]},
         "if": {"required": ["base"], "properties": {"base": {"type": "string"}}},
         "else": {

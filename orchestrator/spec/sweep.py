@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 from orchestrator.spec.document import with_values
 from orchestrator.spec.draws import draw_lists
-from orchestrator.spec.job import MAX_NAME_CHARACTERS, AnyJobSpec, JobSpec
+from orchestrator.spec.job import MAX_NAME_CHARACTERS, AnyJobSpec, JobSpec, ScriptJobSpec
 from orchestrator.spec.methods.coded import Coded
 
 COMBINATIONS = ("grid", "zip", "random")
@@ -18,10 +18,19 @@ draws each list."""
 
 def has_separate_trials(spec: AnyJobSpec) -> bool:
     """Whether a job is a sweep whose trials are trainings with workers of their own; coded ones share the workers."""
-    return isinstance(spec, JobSpec) and bool(spec.sweep) and not isinstance(spec.exchange, Coded)
+    share_workers = isinstance(spec, JobSpec) and isinstance(spec.exchange, Coded)
+    return bool(spec.sweep) and not share_workers
 
 
-def trials_of(spec: JobSpec) -> tuple[JobSpec, ...]:
+@overload
+def trials_of(spec: JobSpec) -> tuple[JobSpec, ...]: ...
+@overload
+def trials_of(spec: ScriptJobSpec) -> tuple[ScriptJobSpec, ...]: ...
+@overload
+def trials_of(spec: AnyJobSpec) -> tuple[AnyJobSpec, ...]: ...
+
+
+def trials_of(spec: AnyJobSpec) -> tuple[AnyJobSpec, ...]:
     """The trials of a sweep, each as a job without one, called ``<name>-<k>``; other specs are their only trial.
 
     Args:
@@ -31,12 +40,12 @@ def trials_of(spec: JobSpec) -> tuple[JobSpec, ...]:
         return (spec,)
     values = shared_values(spec)
     return tuple(
-        JobSpec.model_validate({**with_values(values, assignment)[0], "name": _trial_name(spec.name, index)})
+        type(spec).model_validate({**with_values(values, assignment)[0], "name": _trial_name(spec.name, index)})
         for index, assignment in enumerate(assignments_of(spec))
     )
 
 
-def assignments_of(spec: JobSpec) -> tuple[Mapping[str, Any], ...]:
+def assignments_of(spec: AnyJobSpec) -> tuple[Mapping[str, Any], ...]:
     """What each trial sets, by dotted path; without a sweep there is one trial, which sets nothing."""
     _, lists = lists_of(spec.sweep)
     return tuple({path: lists[path][index] for path, index in choice.items()} for choice in choices_of(spec.sweep))
@@ -44,7 +53,7 @@ def assignments_of(spec: JobSpec) -> tuple[Mapping[str, Any], ...]:
 
 def sweep_of(spec: AnyJobSpec) -> tuple[Mapping[str, Any], ...]:
     """What each trial of a sweep sets; empty for every other job."""
-    return assignments_of(spec) if isinstance(spec, JobSpec) and spec.sweep else ()
+    return assignments_of(spec) if spec.sweep else ()
 
 
 def choices_of(sweep: Mapping[str, Any]) -> tuple[Mapping[str, int], ...]:
@@ -72,7 +81,7 @@ def combination_of(sweep: Mapping[str, Any]) -> str:
     return next((how for how in COMBINATIONS if how in sweep), "grid")
 
 
-def shared_values(spec: JobSpec) -> dict[str, Any]:
+def shared_values(spec: AnyJobSpec) -> dict[str, Any]:
     """The plain values that a sweep's trials start from: all defaults filled in, no sweep, and no copy of their own."""
     return spec.model_dump(mode="json", exclude={"sweep", "trials", "mirror"})
 

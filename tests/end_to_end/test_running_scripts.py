@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -13,13 +14,23 @@ from mlflow.entities import Run
 pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(600)]
 SPEC = """
 name: tiny
+script: {path: train.py}
+resources: {workers: 2}
+tracking: {system_metrics_every_s: null}
+"""
+SWEEP = """
+name: tiny
 script: {path: train.py, args: [--epochs, 3]}
 resources: {workers: 2}
-retries: {user_error: 1}
+retries: {user_error: 1, infrastructure: 1, classes: [{cause: infrastructure, exit_codes: [75]}]}
 tracking: {system_metrics_every_s: null}
+sweep: {script.options.busy: [false, true]}
+trials: {concurrent: 2}
 """
 TRAIN = """
 import os, sys, time
+if "--busy" in sys.argv and os.environ["ORCHESTRATOR_ATTEMPT"] == "1":
+    sys.exit(75)
 import torch
 import torch.distributed as dist
 
@@ -70,29 +81,49 @@ def log(run_directory: Path, attempt: int, rank: int) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
+def runs_of(storage: Path) -> list[Run]:
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    return list(client.search_runs([client.get_experiment_by_name("tiny").experiment_id]))
+
+
 def only_run(run_directory: Path) -> Run:
-    client = MlflowClient(f"sqlite:///{run_directory.parent}/mlflow.db")
-    (found,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    (found,) = runs_of(run_directory.parent)
     assert found.info.run_id == state(run_directory)["mlflow_run_id"]
     return found
 
 
-def test_it_trains_in_a_group_and_starts_again_after_an_error(tmp_path: Path) -> None:
+def restarting(run_directory: Path) -> dict[str, Any]:
+    (event,) = (event for event in lines(run_directory / "events.jsonl") if event["event"] == "restarting")
+    return event
+
+
+def test_the_trials_of_a_sweep_train_in_groups_and_start_again_by_cause(tmp_path: Path) -> None:
     run_directory = tmp_path / "runs" / "tiny"
-    code, output = run("run", write_script(tmp_path / "job", TRAIN, SPEC), "--storage", tmp_path / "runs")
+    code, output = run("run", write_script(tmp_path / "job", TRAIN, SWEEP), "--storage", tmp_path / "runs")
     assert code == 0, output
-    assert "train.py on rank 1 ended with exit code 1: ValueError: boom; restarting" in output
-    assert state(run_directory)["message"] == "train.py finished on 2 workers"
-    (restarting,) = (event for event in lines(run_directory / "events.jsonl") if event["event"] == "restarting")
-    assert (restarting["cause"], restarting["rank"]) == ("user_error", 1)
-    assert "ValueError: boom" in log(run_directory, 1, 1)
-    for attempt in (1, 2):
-        for rank in (0, 1):
-            assert f"rank {rank} of 2 with ['--epochs', '3']: 3.0\n" in log(run_directory, attempt, rank)
-    history = only_run(run_directory)
-    assert (history.info.run_name, history.info.status) == ("tiny", "FINISHED")
-    assert history.data.metrics == {"total": 3.0}
-    assert history.data.params["script.path"] == "train.py"
+    assert state(run_directory)["message"] == "2 of 2 trials ended (2 finished)"
+    failing, busy = trials = [run_directory / "trials" / number for number in ("0", "1")]
+    assert "trial 0: train.py on rank 1 ended with exit code 1: ValueError: boom; restarting" in output
+    assert (restarting(failing)["cause"], restarting(failing)["rank"]) == ("user_error", 1)
+    assert "ValueError: boom" in log(failing, 1, 1)
+    assert "ended with exit code 75; restarting (retries.infrastructure 1 of 1, by retries.classes.0)" in output
+    assert (restarting(busy)["cause"], restarting(busy)["told_by"]) == ("infrastructure", "retries.classes.0")
+    assert state(busy)["retries_used"] == {"infrastructure": 1}
+    assert [state(trial)["message"] for trial in trials] == ["train.py finished on 2 workers"] * 2
+    for rank in (0, 1):
+        for attempt in (1, 2):
+            assert f"rank {rank} of 2 with ['--epochs', '3']: 3.0\n" in log(failing, attempt, rank)
+        assert f"rank {rank} of 2 with ['--epochs', '3', '--busy']: 3.0\n" in log(busy, 2, rank)
+    histories = {history.info.run_id: history for history in runs_of(tmp_path / "runs")}
+    whole = histories.pop(state(run_directory)["mlflow_run_id"])
+    assert (whole.info.status, whole.data.metrics) == ("FINISHED", {})
+    assert {*histories} == {state(trial)["mlflow_run_id"] for trial in trials}
+    for number, trial in enumerate(trials):
+        history = histories[state(trial)["mlflow_run_id"]]
+        assert (history.info.run_name, history.info.status) == (f"tiny-{number}", "FINISHED")
+        assert history.data.metrics == {"total": 3.0}
+        assert history.data.params["script.path"] == "train.py"
+        assert history.data.tags["mlflow.parentRunId"] == whole.info.run_id
     # Rank 0 slept on when rank 1 failed.
     assert not [process for process in psutil.process_iter() if str(run_directory) in " ".join(_command(process))]
 
@@ -106,7 +137,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 def test_it_saves_when_stopped_and_a_failure_after_its_resumption_ends_the_job(tmp_path: Path) -> None:
     run_directory = tmp_path / "runs" / "tiny"
-    spec = write_script(tmp_path / "job", PATIENT, SPEC.replace("user_error: 1", "user_error: 0"))
+    spec = write_script(tmp_path / "job", PATIENT, SPEC)
     process = start("run", spec, "--storage", tmp_path / "runs")
     wait_until(lambda: all(log(run_directory, 1, rank) for rank in (0, 1)), "both scripts")
     pids = [int(log(run_directory, 1, rank).split()[1]) for rank in (0, 1)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.launch import control, ray_entrypoint, ray_jobs
+from orchestrator.launch import control, ray_connection, ray_entrypoint
 from orchestrator.launch.backends import backend_of
 from orchestrator.launch.prepare import PreparedJob, prepare_resume
 from orchestrator.launch.ray_jobs import RayJobs
@@ -13,7 +13,7 @@ from orchestrator.launch.ray_jobs import RayJobs
 
 def set_up(token: str | None) -> None:
     ray_entrypoint.DRIVER_MODULE = "standin_driver"
-    ray_jobs.CONNECT_TIMEOUT_S = 5.0
+    ray_connection.CONNECT_TIMEOUT_S = 5.0
     if token:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
     # The argument has to win over the environment.

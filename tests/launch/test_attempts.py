@@ -49,6 +49,37 @@ def test_a_driver_that_vanished_costs_up_to_its_last_sign_of_life(end: dict[str,
     assert attempts_of(events)[0].ending == "driver_lost"
 
 
+def preempted(time: float) -> list[dict[str, Any]]:
+    """Four workers that a more urgent job asks to go."""
+    return [placed(100, 1, 4), event(110, "started", step=0), event(time, "preempted", by="urgent", step=5)]
+
+
+@pytest.mark.parametrize("again", [{"event": "queued", "position": 1}, {"event": "granted", "nodes": {}}])
+def test_a_preempted_attempt_costs_up_to_when_its_driver_waits_again(again: dict[str, Any]) -> None:
+    events = [*preempted(150), event(170, "checkpoint_saved", step=7), {"time": 190, **again}]
+    events += [event(900, "granted"), placed(910, 2, 4), event(1000, "succeeded", reason=None, message="done")]
+    first, second = attempts_of(events, [120.0, 165.0])
+    assert (first.ending, first.message, first.seconds(0)) == ("preempted", "made room for urgent", 90)
+    assert (second.ending, second.seconds(0)) == ("succeeded", 90)
+
+
+def test_an_attempt_that_was_to_make_room_may_end_in_another_way() -> None:
+    (finished,) = attempts_of([*preempted(150), event(160, "succeeded", reason=None, message="done")])
+    assert (finished.ending, finished.seconds(0)) == ("succeeded", 60)
+    lost = [*preempted(150), event(9e6, "driver_lost", phase="failed"), event(9.1e6, "queued", resumed=True)]
+    assert (attempts_of(lost)[0].ending, attempts_of(lost)[0].ended_at) == ("driver_lost", 150)
+    resumed = [*preempted(150), event(9e6, "queued", resumed=True), event(9e6, "queued", position=1)]
+    assert (attempts_of(resumed)[0].ending, attempts_of(resumed)[0].ended_at) == ("driver_lost", 150)
+
+
+def test_a_preemption_is_forgotten_by_the_next_attempt() -> None:
+    events = [*preempted(150), event(190, "queued", position=1), placed(900, 2), event(950, "started", step=7)]
+    events += [event(9e6, "queued", resumed=True), event(9e6, "granted"), placed(9e6, 3)]
+    first, second, third = attempts_of(events)
+    assert (first.ending, second.ending, second.ended_at) == ("preempted", "driver_lost", 950)
+    assert third.ending == "goes on"
+
+
 def test_a_stop_is_told_by_its_reason() -> None:
     events = [placed(100, 1), event(200, "stopped", reason="stop_requested", message="stopped at step 6")]
     assert attempts_of(events)[0].ending == "stop_requested"

@@ -21,8 +21,8 @@ from orchestrator.core.errors import UsageError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.launch.prepare import prepare, prepare_resume
 from orchestrator.launch.processes import this_process
+from orchestrator.launch.ray_connection import resolve_address
 from orchestrator.launch.ray_entrypoint import entrypoint, runtime_environment
-from orchestrator.launch.ray_jobs import resolve_address
 
 NOWHERE = "http://127.0.0.1:9"
 

@@ -1,7 +1,8 @@
 """A trial's driver that trains nothing, but leaves in the run directory what the real one does.
 
 ``recipe.args.does`` of the trial is one of: train (three steps), bad (as train, but worse, until it is stopped), fail,
-die (SIGKILL, no last word), wait (until it is stopped, then train when it is started again).
+die (SIGKILL, no last word), die_once (train when it is started again), wait (until it is stopped, then train when it is
+started again), bad_die and wait_die (SIGKILL when they are to stop).
 """
 
 import json
@@ -39,15 +40,17 @@ def main() -> int:
     lives = run.read_state()["attempts"] + 1
     run.update_state(phase="running", attempts=lives, driver=this_process(), started_at=time.time())
     print(does, sys.argv[2:], os.environ.get("RAY_ADDRESS"), flush=True)
-    if does == "die":
+    if does == "die" or (does == "die_once" and lives == 1):
         os.kill(os.getpid(), signal.SIGKILL)
     if does == "fail":
         return end(run, "failed", "user_error", "no such thing\nand more of it")
     for step in range(1, 4):
-        log(run, step, loss=9.0 if does == "bad" else 1.0)
+        log(run, step, loss=9.0 if does.startswith("bad") else 1.0)
         time.sleep(0.05)
-    while does == "bad" or (does == "wait" and lives == 1):
+    while does.startswith("bad") or (does.startswith("wait") and lives == 1):
         if run.stop_file.exists():
+            if does.endswith("die"):
+                os.kill(os.getpid(), signal.SIGKILL)
             return stopped(run)
         time.sleep(0.02)
     run.model_file.touch()

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from schedule.history_here import HistoryHere
 
 from orchestrator.core.errors import OutOfReachError
 from orchestrator.core.run_directory import RunDirectory, read_json_lines
 from orchestrator.launch.trials import prepare_trials, requeue_trials
 from orchestrator.schedule import job_runs as module
-from orchestrator.schedule.history import JobHistory, note_opened
-from orchestrator.schedule.job_runs import PARENT_RUN, JobRuns
+from orchestrator.schedule.history import JobHistory
+from orchestrator.schedule.job_runs import PARENT_RUN
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import dump_resolved, load_recipe_job
 from orchestrator.tracking.client import open_client
@@ -59,10 +60,10 @@ def job(spec: JobSpec, tmp_path: Path) -> RunDirectory:
     return directory
 
 
-def opened(spec: JobSpec, job: RunDirectory) -> JobRuns:
-    runs = JobRuns(spec, job)
-    note_opened(job, runs.uri, runs.open())
-    return runs
+def opened(spec: JobSpec, job: RunDirectory) -> JobHistory:
+    history = HistoryHere(spec, job)
+    history.wait_until_open()
+    return history
 
 
 def end(job: RunDirectory, *phases: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from schedule.history_here import HistoryHere
 
 from orchestrator.core.errors import JOB_FAILED, STOPPED, SUCCESS
 from orchestrator.core.run_directory import RunDirectory, read_json_lines
@@ -27,6 +28,7 @@ from orchestrator.tracking.run import open_run
 
 HERE = Path(__file__).parent
 Prepare = Callable[..., tuple[RunDirectory, JobSpec]]
+ASHA = {"rule": "asha", "metric": "loss", "first": {"samples": 30}, "reduction_factor": 2}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,7 @@ def prepare(migrated_database: Path, tmp_path: Path) -> Prepare:
                 "name": "tiny",
                 "recipe": {"target": "tiny.py:Digits"},
                 "train": {"steps": 3},
+                "retries": {"infrastructure": 1},
                 "tracking": {"uri": uri},
                 "sweep": {"zip": {"recipe.args.does": list(does), "train.seed": [*range(len(does))]}},
                 "trials": trials,
@@ -71,7 +74,7 @@ def prepare(migrated_database: Path, tmp_path: Path) -> Prepare:
 
 
 def drive(job: RunDirectory, spec: JobSpec) -> int:
-    return SweepDriver(job, spec, embedded=False).run()
+    return SweepDriver(job, spec, embedded=False).run(HistoryHere(spec, job))
 
 
 def states(job: RunDirectory) -> list[dict[str, Any]]:
@@ -142,14 +145,64 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(prepare: Prepare) -> N
     )
 
 
+def test_a_trial_whose_driver_is_killed_goes_on_from_the_budget_for_that(prepare: Prepare) -> None:
+    job, spec = prepare("die_once", "train")
+    assert drive(job, spec) == SUCCESS
+    assert phases(job) == ["succeeded", "succeeded"]
+    state = states(job)[0]
+    assert (state["attempts"], state["retries_used"]) == (2, {"infrastructure": 1})
+    (restarting,) = (event for event in read_json_lines(job.trial(0).events_file) if event["event"] == "restarting")
+    assert restarting["message"] == "its driver was ended by SIGKILL and without a last word"
+    assert (restarting["cause"], restarting["budget"]) == ("infrastructure", "retries.infrastructure 1 of 1")
+    assert [event["trial"] for event in events(job, "trial_started")] == [0, 0, 1], "in the place that it had"
+    assert [event["trial"] for event in events(job, "trial_ended")] == [0, 1]
+
+
+def test_a_trial_whose_driver_is_killed_again_and_again_fails(prepare: Prepare) -> None:
+    job, spec = prepare("die")
+    assert drive(job, spec) == JOB_FAILED
+    state = states(job)[0]
+    assert (state["phase"], state["reason"], state["attempts"]) == ("failed", "driver_lost", 2)
+    told = [(event["event"], event.get("budget")) for event in read_json_lines(job.trial(0).events_file)]
+    used = "retries.infrastructure 1 of 1"
+    assert told == [("restarting", used), ("gave_up", used), ("failed", None)]
+
+
+def test_what_earlier_lives_took_from_the_budget_is_not_given_again(prepare: Prepare) -> None:
+    job, spec = prepare("die_once")
+    job.trial(0).update_state(retries_used={"infrastructure": 1, "worker_lost": 2})
+    assert drive(job, spec) == JOB_FAILED
+    assert states(job)[0]["retries_used"] == {"infrastructure": 1, "worker_lost": 2}
+
+
+def test_a_driver_that_dies_when_its_trial_is_to_stop_is_not_replaced(prepare: Prepare) -> None:
+    job, spec = prepare("train", "bad_die", "wait_die", early_stopping=ASHA)
+    once(lambda: phases(job)[2] == "running", job.stop_file.touch)
+    assert drive(job, spec) == STOPPED
+    assert phases(job) == ["succeeded", "stopped", "stopped"]
+    assert [state["reason"] for state in states(job)[1:]] == ["pruned", "driver_lost"]
+    assert states(job)[1]["message"].startswith("stopped early by asha: loss 9")
+
+
+def test_a_sweep_that_was_taken_over_leaves_its_trials_alone(prepare: Prepare) -> None:
+    job, spec = prepare("wait", "train")
+
+    def take_over() -> None:
+        job.update_state(driver={"host": "elsewhere", "pid": 1, "started": 0.0})
+        os.kill(states(job)[0]["driver"]["pid"], signal.SIGKILL)
+
+    once(lambda: job.read_state()["phase"] == "running", take_over)
+    assert drive(job, spec) == JOB_FAILED
+    assert (job.read_state()["phase"], job.read_state()["driver"]["host"]) == ("running", "elsewhere")
+    assert phases(job) == ["running", "queued"]
+    assert states(job)[0]["attempts"] == 1
+
+
 def test_of_many_that_fail_three_are_named(prepare: Prepare) -> None:
     job, spec = prepare(*["fail"] * 5, concurrent=5)
     assert drive(job, spec) == JOB_FAILED
     assert job.read_state()["message"].count("no such thing") == 3
     assert job.read_state()["message"].endswith("; and 2 more")
-
-
-ASHA = {"rule": "asha", "metric": "loss", "first": {"samples": 30}, "reduction_factor": 2}
 
 
 def test_who_is_behind_is_stopped_and_the_sweep_succeeds(prepare: Prepare) -> None:
@@ -203,7 +256,7 @@ def test_a_second_interrupt_ends_everything_at_once(prepare: Prepare, monkeypatc
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(driver, "_note", interrupt_twice)
-    assert driver.run() == STOPPED
+    assert driver.run(HistoryHere(spec, job)) == STOPPED
     assert (job.read_state()["phase"], job.read_state()["reason"]) == ("stopped", "aborted")
     assert [state["reason"] for state in states(job)] == ["aborted", "not_started"]
     assert not psutil.pid_exists(pids[0])

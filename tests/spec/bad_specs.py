@@ -11,7 +11,7 @@ from spec.bad_norms import NORMS, SAME_UPDATES
 from spec.bad_overrides import BASES, OVERRIDES
 from spec.bad_recipes import COMBINATIONS, PHASES, RECIPES, SCALING
 from spec.bad_retries import RETRIES
-from spec.bad_scripts import SCRIPT_FIELDS, SCRIPT_FILES
+from spec.bad_scripts import SCRIPT_FIELDS, SCRIPT_FILES, SCRIPT_SWEEPS
 from spec.bad_spec import BadSpec
 from spec.bad_sweeps import SWEEP_FORMS, SWEEP_TRIALS
 from spec.bad_trials import RANDOM_SWEEPS, SEPARATE_TRIALS, WAYS_TO_RUN
@@ -33,6 +33,7 @@ BAD_SPECS: list[BadSpec] = [
     *PHASES,
     *SCRIPT_FIELDS,
     *SCRIPT_FILES,
+    *SCRIPT_SWEEPS,
     *SWEEP_FORMS,
     *SWEEP_TRIALS,
     *SEPARATE_TRIALS,

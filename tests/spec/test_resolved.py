@@ -80,7 +80,7 @@ def test_a_job_with_a_script_survives_the_way_to_yaml_and_back(folder: Path) -> 
     assert spec.script.args == ("--lr", 1e-6, "-n", 3, "3")
     text = dump_resolved(spec)
     assert [line.partition(":")[0] for line in text.splitlines() if not line.startswith((" ", "-"))] == [
-        "name", "script", "resources", "retries", "queue", "tracking", "storage", "mirror", "env", "sweep"
+        "name", "script", "resources", "retries", "queue", "tracking", "storage", "mirror", "env", "sweep", "trials"
     ]  # fmt: skip
     (folder / "resolved.yaml").write_text(text, encoding="utf-8")
     assert load_resolved(folder / "resolved.yaml") == spec

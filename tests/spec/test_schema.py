@@ -48,6 +48,7 @@ def test_the_schema_is_a_schema() -> None:
         good("sweep: {random: {trials: 3, optimizer.lr: {uniform: [0.1, 0.2]}}}\ntrials: {concurrent: 2}"),
         good("sweep: {train.seed: [1]}\ntrials: {early_stopping: {rule: asha, first: {steps: 2}}}"),
         "script: {path: train.py, args: [--epochs, 3, --lr, 1e-3]}\nresources: {workers: 2}\nenv: {A: x}\n",
+        "script: {path: train.py, options: {lr: 0.1, v: true, b: [1, 2]}}\nsweep: {script.options.lr: [1]}\n",
         "base: ../bases/cpu.yaml\n",
         "base: ../bases/cpu.yaml\nscript: {args: [-v]}\n",
         "base: ../bases/cpu.yaml\ntrain: {seed: 3}\nrecipe: {args: {hidden: 3}}\ndata: {source: {streaming: true}}\n",

@@ -111,7 +111,7 @@ def trials_table(record: Record) -> Table:
             str(row.trial),
             *(value if isinstance(value, str) else json.dumps(value) for value in row.assignment.values()),
             PRUNED if row.reason == PRUNED else row.phase,
-            f"{row.step:,}",
+            "" if row.step is None else f"{row.step:,}",
             "" if row.loss is None else figure(row.loss),
             *(figure(row.evaluation[name]) if name in row.evaluation else "" for name in metrics),
         )
