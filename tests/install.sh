@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the programs that some tests drive and pip does not bring, as Debian packages them: the browser of tests/browser
-# and the database of tests/tracking. Nothing where they exist.
+# Installs the programs that some tests drive and pip does not bring, as Debian packages them: the browser of tests/browser,
+# the database of tests/tracking, the SSH servers, Slurm and network namespaces of tests/cluster. Nothing where they exist.
 set -euo pipefail
 
 packages=()
@@ -9,6 +9,22 @@ if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; the
 fi
 if ! command -v initdb >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
     packages+=(postgresql)
+fi
+PATH=$PATH:/usr/sbin:/sbin  # where the daemons are
+if ! command -v sshd >/dev/null; then
+    packages+=(openssh-server)
+fi
+if ! command -v ssh >/dev/null; then
+    packages+=(openssh-client)
+fi
+if ! command -v rsync >/dev/null; then
+    packages+=(rsync)
+fi
+if ! command -v slurmctld >/dev/null || ! command -v slurmd >/dev/null || ! command -v munged >/dev/null; then
+    packages+=(slurm-wlm munge)
+fi
+if ! command -v ip >/dev/null; then
+    packages+=(iproute2)
 fi
 if [ ${#packages[@]} -eq 0 ]; then
     exit 0

@@ -31,10 +31,12 @@ for ((i = 0; i < ${#arguments[@]}; i++)); do
 done
 export ORCHESTRATOR_STORAGE=$storage
 
-# Ports that other jobs on the same node would not take at the same time: 6379 and 8265 are everybody's.
+# Ports that other jobs on the same node would not take at the same time: 6379, 8265, 52365 and 10001 are everybody's.
 offset=$((SLURM_JOB_ID % 1000))
 port=$((20000 + offset))
 dashboard_port=$((21000 + offset))
+agent_port=$((22000 + offset))
+client_port=$((23000 + offset))
 
 # A token of this job's own: other users of the cluster can reach the ports. In the environment, not in a command line.
 export RAY_AUTH_MODE=token
@@ -52,9 +54,10 @@ if [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then
 fi
 
 steps=()
+following=
 # shellcheck disable=SC2329  # called by a trap
 end_ray() {
-    # Each srun passes the signal on to the `ray start --block` of its node, which ends what it started.
+    # A step ends with its srun, and all that it has started with it.
     for step in "${steps[@]}"; do
         kill -TERM "$step" 2>/dev/null || true
     done
@@ -62,16 +65,39 @@ end_ray() {
 }
 trap end_ray EXIT
 
+# shellcheck disable=SC2329  # called by a trap
+stop_job() {
+    if [ -z "$following" ]; then
+        echo "the time was up before Ray was" >&2
+        exit 3
+    fi
+    # The newest job that was handed to this cluster, which may be about to be.
+    local name=
+    while [ -z "$name" ] && kill -0 "$following" 2>/dev/null; do
+        sleep 1
+        name=$(orchestrator list --storage "$storage" --json |
+            python3 -c 'import json, sys
+jobs = [job for job in json.load(sys.stdin) if (job.get("backend") or {}).get("address") == sys.argv[1]]
+print(jobs[0]["name"] if jobs else "")' "$address") || name=
+    done
+    if [ -n "$name" ]; then
+        orchestrator stop "$name" --storage "$storage" --timeout 240 &
+    fi
+}
+trap stop_job USR1 TERM
+
 start_ray() {
     local node=$1
     shift
-    srun --nodes=1 --ntasks=1 --nodelist="$node" --overlap \
-        ray start --block --disable-usage-stats "${resources[@]}" "$@" &
+    # A step has one CPU unless it asks for more: it does not look at what the job has.
+    srun --nodes=1 --ntasks=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --nodelist="$node" --overlap \
+        ray start --block --disable-usage-stats --dashboard-agent-listen-port="$agent_port" "${resources[@]}" "$@" &
     steps+=("$!")
 }
 
 start_ray "$head_node" --head --node-ip-address="$head_ip" --port="$port" \
-    --include-dashboard=true --dashboard-host="$head_ip" --dashboard-port="$dashboard_port"
+    --include-dashboard=true --dashboard-host="$head_ip" --dashboard-port="$dashboard_port" \
+    --ray-client-server-port="$client_port"
 
 # The one question that Ray answers without the token.
 is_up() {
@@ -91,20 +117,6 @@ done
 
 orchestrator submit "$spec" --address "$address" --follow "$@" &
 following=$!
-
-# shellcheck disable=SC2329  # called by a trap
-stop_job() {
-    # The newest job that was handed to this cluster.
-    local name
-    name=$(orchestrator list --storage "$storage" --json |
-        python3 -c 'import json, sys
-jobs = [job for job in json.load(sys.stdin) if (job.get("backend") or {}).get("address") == sys.argv[1]]
-print(jobs[0]["name"] if jobs else "")' "$address")
-    if [ -n "$name" ]; then
-        orchestrator stop "$name" --storage "$storage" --timeout 240 &
-    fi
-}
-trap stop_job USR1 TERM
 
 # A signal ends `wait` early, so it waits until the command itself has ended.
 code=0

@@ -78,11 +78,12 @@ def up(
     address = ray_launcher.dashboard_address(definition)
     emit(_export({"RAY_API_SERVER_ADDRESS": address, "RAY_AUTH_MODE": "token"}))
     tell("The token is in ~/.ray/auth_token. Port 8265 of the head must be reachable from here, or submit on the head.")
+    tell(f"The head starts the others now; `orchestrator cluster status {target}` says which have joined.")
 
 
 @app.command()
 def down(target: Target = LOCAL, name: Name = LOCAL) -> None:
-    """End a cluster: exactly the processes that `up` has started, or what Ray's launcher knows of.
+    """End a cluster: exactly the processes that `up` has started, or Ray on all machines that a file names.
 
     Jobs that run on it are lost with it; `orchestrator recover` continues them on another one.
     """
@@ -91,28 +92,35 @@ def down(target: Target = LOCAL, name: Name = LOCAL) -> None:
     if target == LOCAL:
         _down_here(name)
     else:
-        ray_launcher.down(_definition(target))
+        definition = _definition(target)
+        ray_launcher.down(definition)
+        if definition.addresses:
+            tell(f"Ray has ended on {counted(len(definition.addresses), 'machine')}.")
 
 
 @app.command()
 def status(target: Target = LOCAL, name: Name = LOCAL, as_json: Json = False) -> int:
     """Print nodes, resources and addresses of a cluster.
 
-    Exit code 5 if it does not answer, or one of its nodes has ended.
+    Exit code 5 if it does not answer, or not all of its nodes are there.
     """
     from orchestrator.launch import ray_launcher
     from orchestrator.launch.dashboard import nodes_of, token_of
 
     if target == LOCAL:
         return _status_here(name, as_json=as_json)
-    address = ray_launcher.dashboard_address(_definition(target))
+    definition = _definition(target)
+    address = ray_launcher.dashboard_address(definition)
     nodes = nodes_of(address, token_of({"RAY_AUTH_MODE": "token", **os.environ}, Path.home()))
+    num_missing = max(0, definition.num_nodes - sum(node.is_alive for node in nodes))
     if as_json:
-        emit_json({"kind": "launcher", "address": address, "nodes": list(map(asdict, nodes))})
+        described = {"kind": "launcher", "address": address, "num_missing": num_missing}
+        emit_json({**described, "nodes": list(map(asdict, nodes))})
     else:
-        emit_fields({"cluster": target, "address": address, "offers": _offer(nodes)})
+        missing = f"{counted(num_missing, 'node')} of {definition.num_nodes}" if num_missing else None
+        emit_fields({"cluster": target, "address": address, "offers": _offer(nodes), "missing": missing})
         emit("\n" + "\n".join(_node_table(nodes)))
-    return SUCCESS if all(node.is_alive for node in nodes) else OUT_OF_REACH
+    return OUT_OF_REACH if num_missing else SUCCESS
 
 
 def _up_here(name: str, nodes: int | None, cpus_per_node: int | None, head_cpus: int | None) -> LocalClusterRecord:

@@ -24,6 +24,7 @@ def srun(arguments: list[str]) -> int:
         arguments = arguments[1:]
     (node,) = [option.partition("=")[2] for option in options if option.startswith("--nodelist=")]
     os.environ["STANDIN_NODE"] = node
+    record(what="srun", program=arguments[0], options=options)
     os.execvp(arguments[0], arguments)
 
 
@@ -44,7 +45,7 @@ def ray(arguments: list[str]) -> int:
         return 1
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
-    if "--head" in arguments:
+    if "--head" in arguments and os.environ.get("STANDIN_RAY") != "silent":
         (port,) = [int(a.partition("=")[2]) for a in arguments if a.startswith("--dashboard-port=")]
         threading.Thread(target=HTTPServer(("127.0.0.1", port), Healthy).serve_forever, daemon=True).start()
     while not ended.wait(0.05):

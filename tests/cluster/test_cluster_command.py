@@ -1,6 +1,7 @@
 """`orchestrator cluster`: real nodes on this machine, and what is asked of Ray's launcher for machines elsewhere."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -15,7 +16,8 @@ from cluster_definitions import CLUSTER
 from end_to_end.user import run
 
 from orchestrator.cli.main import main
-from orchestrator.launch import ray_launcher
+from orchestrator.launch import dashboard, ray_launcher
+from orchestrator.launch.dashboard import ClusterNode
 
 pytestmark = pytest.mark.timeout(600)
 ON_PREMISES = CLUSTER / "on_premises" / "cluster.yaml"
@@ -127,7 +129,7 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     calls = tmp_path / "calls"
     script = folder / "ray"
     script.write_text(
-        f'#!/bin/sh\necho "$@" >> {calls}\n'
+        f'#!/bin/sh\necho "$@" "$REACHED" >> {calls}\n'
         'case "$1" in\n'
         "    get-head-ip) echo Loaded cached provider; echo 10.9.8.7;;\n"
         '    get-auth-token) mkdir -p "$HOME/.ray"; echo token > "$HOME/.ray/auth_token"; echo token;;\n'
@@ -135,6 +137,18 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "esac\n"
     )
     script.chmod(0o755)
+    # Where it is told to log in, it is there already: the last word is the command.
+    ssh = folder / "ssh"
+    ssh.write_text(
+        f'#!/bin/bash\nexport REACHED="${{@: -2:1}}"\necho "ssh $REACHED" >> {calls}\n'
+        '[[ $REACHED != "$STANDIN_OFF" ]] && exec bash -c "${@: -1}"\n'
+    )
+    ssh.chmod(0o755)
+    activate = tmp_path / "orchestrator" / ".venv" / "bin" / "activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text(f"PATH={folder}:$PATH\n")
+    (tmp_path / ".bashrc").touch()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setattr(ray_launcher.sys, "executable", str(folder / "python"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
@@ -154,12 +168,53 @@ def test_machines_by_ssh_are_left_to_rays_launcher(launcher: Path, definition: P
     out, err = capfd.readouterr()
     assert out == "export RAY_API_SERVER_ADDRESS=http://10.0.0.10:8265 RAY_AUTH_MODE=token\n"
     assert "words of up" in err
+    assert launcher.read_text().splitlines() == ["get-auth-token --generate ", f"up --yes {definition} "]
+
+
+HEAD, WORKERS = "train@10.0.0.10", ["train@10.0.0.11", "train@10.0.0.12"]
+
+
+def test_down_ends_ray_on_the_workers_by_way_of_the_head_and_then_there(
+    launcher: Path, definition: Path, capfd: Any
+) -> None:
     assert main(["cluster", "down", str(definition)]) == 0
-    assert launcher.read_text().splitlines() == [
-        "get-auth-token --generate",
-        f"up --yes {definition}",
-        f"down --yes {definition}",
+    assert "Ray has ended on 3 machines." in capfd.readouterr().err
+    calls = launcher.read_text().splitlines()
+    assert (calls[0], calls[-1]) == (f"ssh {HEAD}", f"stop {HEAD}")
+    assert sorted(calls[1:-1]) == [f"ssh {worker}" for worker in WORKERS] + [f"stop {worker}" for worker in WORKERS]
+
+
+def test_down_names_a_machine_that_is_off_and_ends_the_others(
+    launcher: Path, definition: Path, capfd: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("STANDIN_OFF", WORKERS[0])
+    assert main(["cluster", "down", str(definition)]) == 5
+    err = capfd.readouterr().err
+    assert "10.0.0.11: Ray could not be ended" in err
+    assert "`ssh 10.0.0.10` ended with exit code 1." in err
+    assert [call for call in launcher.read_text().splitlines() if call.startswith("stop")] == [
+        f"stop {WORKERS[1]}",
+        f"stop {HEAD}",
     ]
+
+
+def test_down_reaches_the_head_as_the_file_says(definition: Path) -> None:
+    text = definition.read_text().replace("head_ip:", "external_head_ip: gate.example\n  head_ip:")
+    definition.write_text(text.replace("auth:", "auth:\n  ssh_proxy_command: nc -X 5 %h %p"))
+    *options, head, script = ray_launcher.read_definition(definition).stop
+    assert head == "train@gate.example"
+    assert options[options.index("-i") + 1] == str(Path("~/.ssh/id_ed25519").expanduser())
+    assert "ProxyCommand=nc -X 5 %h %p" in options
+    # The workers are reached with the key that the launcher has put on the head, and without the detour.
+    assert "~/ray_bootstrap_key.pem" in script
+    assert "ProxyCommand" not in script
+
+
+def test_a_cloud_takes_its_machines_back(launcher: Path, tmp_path: Path) -> None:
+    path = tmp_path / "aws.yaml"
+    shutil.copy(CLUSTER / "cloud" / "aws.yaml", path)
+    assert main(["cluster", "down", str(path)]) == 0
+    assert launcher.read_text().splitlines() == [f"down --yes {path} "]
 
 
 def test_the_head_of_a_cloud_is_asked_for(launcher: Path, tmp_path: Path, capfd: Any) -> None:
@@ -173,6 +228,27 @@ def test_a_launcher_that_fails_is_told(launcher: Path, definition: Path, capfd: 
     monkeypatch.setenv("STANDIN_CODE", "3")
     assert main(["cluster", "up", str(definition)]) == 5
     assert f"`ray up --yes {definition}` ended with exit code 3." in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("alive", "min_workers", "code", "missing"),
+    [(3, "", 0, None), (2, "", 5, "1 node of 3"), (1, "", 5, "2 nodes of 3"), (2, "min_workers: 1\n", 0, None)],
+)
+def test_status_says_how_many_machines_have_not_joined(
+    alive: int, min_workers: str, code: int, missing: str | None, definition: Path, capfd: Any, monkeypatch: Any
+) -> None:
+    definition.write_text(definition.read_text() + min_workers)
+    common = {"cpus": 2.0, "gpus": 0.0}
+    nodes = [
+        ClusterNode(node_id=str(n) * 9, address=f"10.0.0.1{n}", is_head=n == 0, is_alive=n < alive, **common)
+        for n in range(3)
+    ]
+    monkeypatch.setattr(dashboard, "nodes_of", lambda address, token: nodes)
+    assert main(["cluster", "status", str(definition), "--json"]) == code
+    assert (json.loads(capfd.readouterr().out)["num_missing"] > 0) == (missing is not None)
+    assert main(["cluster", "status", str(definition)]) == code
+    out = capfd.readouterr().out
+    assert missing in out if missing else "missing" not in out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The Slurm job with stand-ins for what it calls, as there is no Slurm here: what it starts, and how it ends."""
+"""The Slurm job with stand-ins for what it calls: what it starts, and how it ends.
+
+On a real Slurm it runs in ``test_slurm``.
+"""
 
 import json
 import os
@@ -101,6 +104,12 @@ def test_ray_runs_on_all_nodes_and_the_exit_code_is_the_jobs(job: SlurmJob) -> N
     assert head["arguments"][0] == "start"
     assert {"--head", "--block", "--include-dashboard", "--num-cpus"} <= options.keys()
     assert options["--num-cpus"] == "6"
+    ports = {options[f"--{name}port"] for name in ("", "dashboard-", "dashboard-agent-listen-", "ray-client-server-")}
+    assert len(ports) == 4
+    assert {port[2:] for port in ports} == {f"{int(options['--port']) % 1000:03}"}
+    # Each of Ray's steps has all CPUs of the job there.
+    steps = [one["options"] for one in job.records("srun") if one["program"] == "ray"]
+    assert ["--cpus-per-task=6" in step for step in steps] == [True] * 3
     assert options["--node-ip-address"] == options["--dashboard-host"] == "127.0.0.1"
     for other in others:
         assert f"--address=127.0.0.1:{options['--port']}" in other["arguments"]
@@ -133,6 +142,17 @@ def test_before_the_time_is_up_the_job_is_asked_to_stop(job: SlurmJob) -> None:
     stops = [one["arguments"] for one in job.records("orchestrator") if one["arguments"][0] == "stop"]
     assert stops == [["stop", "digits", "--storage", str(job.folder / "runs"), "--timeout", "240"]]
     assert len(job.records("ray ended")) == 3
+
+
+def test_a_time_that_is_up_before_ray_is_ends_it(job: SlurmJob) -> None:
+    job.start("job.yaml", STANDIN_RAY="silent")
+    job.wait_for(lambda: bool(job.records("ray")))
+    assert job.process is not None
+    job.process.send_signal(signal.SIGUSR1)
+    code, output = job.end()
+    assert (code, "the time was up before Ray was" in output) == (3, True), output
+    assert job.records("orchestrator") == []
+    assert [one["node"] for one in job.records("ray ended")] == ["one"]
 
 
 def test_a_head_that_does_not_start_ends_it(job: SlurmJob) -> None:

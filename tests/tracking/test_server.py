@@ -1,6 +1,9 @@
 """Against a real server, which is killed and started again."""
 
 import math
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -45,8 +48,9 @@ def test_values_that_json_has_not_arrive(server, run_directory):
 
 
 def test_a_host_name_that_the_server_refuses_is_explained(server):
-    uri = f"http://localhost:{server.port}"
-    with pytest.raises(OutOfReachError, match=rf'--allowed-hosts "localhost:{server.port},localhost:\*"'):
+    port = urlsplit(server.uri).port
+    uri = f"http://localhost:{port}"
+    with pytest.raises(OutOfReachError, match=rf'--allowed-hosts "localhost:{port},localhost:\*"'):
         check_reachable(uri, 5)
 
 
@@ -59,13 +63,14 @@ def test_an_outage_loses_and_repeats_nothing(server, run_directory, stored_steps
         wait_until(lambda: Cursor.load(run_directory).step == 100)
         wait_until(lambda: stored_steps(server.uri, run_id, used))
 
-        server.kill()
+        server.stop(signal.SIGKILL)
         log(tracker, range(101, 201))
         wait_until(lambda: "tracking_outage" in events(run_directory))
         log(tracker, range(201, 301))
-        server.start()
-        log(tracker, range(301, 401))
-        server.wait_until_up()
+        with ThreadPoolExecutor() as pool:
+            starting = pool.submit(server.start)
+            log(tracker, range(301, 401))
+            starting.result()
         before = len(stored_steps(server.uri, run_id, used))
         wait_until(lambda: len(stored_steps(server.uri, run_id, used)) > before + 1)
         tracker.close(timeout_s=100)
