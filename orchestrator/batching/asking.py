@@ -28,10 +28,9 @@ def asked_for(present: int | None, batch: int, samples_per_worker: int, limits: 
     wanted = workers_for(batch, samples_per_worker, limits)
     if present is None or wanted >= present:
         return wanted
-    # Still within the limits, which a resumed job may have been given anew.
-    return (
-        wanted if workers_for(round(SLACK * batch), samples_per_worker, limits) < present else min(present, limits.max)
-    )
+    if workers_for(round(SLACK * batch), samples_per_worker, limits) < present:
+        return wanted
+    return min(present, limits.max)  # A resumed job may have been given other limits.
 
 
 class AskingController:

@@ -22,12 +22,6 @@ def range_problems(spec: JobSpec, folder: Path) -> Iterator[Problem]:
     workers = spec.resources.workers
     if not isinstance(workers, WorkerRange):
         return
-    if spec.sweep:
-        message = "trials of a sweep are compared, and have a number of workers each"
-        yield Problem(
-            "", "resources.workers", shown(workers.model_dump(exclude_none=True)), message, "a number beside a sweep"
-        )
-        return
     value, exchange, source = shown(workers.model_dump(exclude_none=True)), spec.exchange, spec.data.source
     if exchange.topology == "served":
         if isinstance(exchange, Asynchronous):
