@@ -20,26 +20,12 @@ LONG_S = 600.0
 """An idle machine needs a tenth of it."""
 SPEC = f"""
 name: spread
-recipe: {{target: 'paced.py:Paced', args: {{go: GO}}}}
+recipe: {{target: 'paced.py:Paced', args: {{go: GO, slow_s: 2}}}}
 train: {{steps: {NUM_STEPS}}}
 batch: {{global_size: 96}}
 resources: {{workers: 2, placement: spread}}
 checkpoint: {{every: null}}
 tracking: {{system_metrics_every_s: null}}
-"""
-PACED = """
-import time
-from pathlib import Path
-from tiny import Digits
-
-class Paced(Digits):
-    def __init__(self, go: str) -> None:
-        super().__init__()
-        self.go = Path(go)
-
-    def loss(self, model, batch):
-        time.sleep(0 if self.go.exists() else 2)
-        return super().loss(model, batch)
 """
 
 
@@ -68,8 +54,7 @@ def ended(slurm: Slurm, folder: Path, number: str) -> dict[str, str]:
 
 
 def test_a_job_on_two_nodes_ends_with_its_time_and_goes_on(slurm: Slurm, tmp_path: Path) -> None:
-    spec = write_job(tmp_path / "job", SPEC.replace("GO", str(tmp_path / "go")))
-    spec.with_name("paced.py").write_text(PACED)
+    write_job(tmp_path / "job", SPEC.replace("GO", str(tmp_path / "go")), "paced.py")
     run_directory = tmp_path / "runs" / "spread"
 
     first = submit(slurm, tmp_path, 2)

@@ -15,23 +15,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[2]
 ENV = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 STEPS = 400
-PACED = """
-import time
-from pathlib import Path
-from tiny import Digits
-
-class Paced(Digits):
-    def __init__(self, hurry: str) -> None:
-        super().__init__()
-        self.hurry = Path(hurry)
-
-    def loss(self, model, batch):
-        time.sleep(0 if self.hurry.exists() else 0.5)
-        return super().loss(model, batch)
-"""
 SPEC = """
 name: {name}
-recipe: {{target: 'paced.py:Paced', args: {{hurry: {hurry}}}}}
+recipe: {{target: 'paced.py:Paced', args: {{go: {hurry}}}}}
 train: {{steps: {steps}}}
 batch: {{global_size: 96}}
 resources: {{workers: {workers}}}
@@ -61,9 +47,8 @@ def test_an_urgent_job_takes_the_place_of_one_that_comes_back(cluster: RayHead, 
     hurry = tmp_path / "hurry"
 
     def job(**fields: object) -> Path:
-        spec = write_job(tmp_path / str(fields["name"]), SPEC.format(hurry=hurry, steps=STEPS, **fields))
-        spec.with_name("paced.py").write_text(PACED)
-        return spec
+        text = SPEC.format(hurry=hurry, steps=STEPS, **fields)
+        return write_job(tmp_path / str(fields["name"]), text, "paced.py")
 
     follower = start("submit", job(name="low", owner="ann", priority=0, workers=2), *to_cluster, "--follow", env=ENV)
     wait_until(lambda: len(steps(low)) >= 3, "3 steps")

@@ -31,23 +31,9 @@ from orchestrator.tracking.client import open_client
 pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(1500)]
 STEPS = 12
 LONG_S = 900.0
-PACED = """
-import time
-from pathlib import Path
-from tiny import Digits
-
-class Paced(Digits):
-    def __init__(self, go: str) -> None:
-        super().__init__()
-        self.go = Path(go)
-
-    def loss(self, model, batch):
-        time.sleep(0.1 if self.go.exists() else 0.5)
-        return super().loss(model, batch)
-"""
 SPEC = """
 name: {name}
-recipe: {{target: 'paced.py:Paced', args: {{go: {go}}}}}
+recipe: {{target: 'paced.py:Paced', args: {{go: {go}, fast_s: 0.1}}}}
 train: {{steps: {steps}}}
 batch: {{global_size: 96}}
 resources: {{workers: {workers}, placement: {placement}}}
@@ -101,8 +87,7 @@ class Team:
     def submit(self, name: str, owner: str, priority: int, workers: int, **fields: Any) -> None:
         values = {"steps": STEPS, "placement": "pack", "uri": self.server.uri, "go": self.go, **fields}
         text = SPEC.format(name=name, owner=owner, priority=priority, workers=workers, **values)
-        spec = write_job(self.folder / name, text)
-        spec.with_name("paced.py").write_text(PACED)
+        spec = write_job(self.folder / name, text, "paced.py")
         code, output = run("submit", spec, "--storage", self.storage, env=self.env)
         assert code == 0, output
 

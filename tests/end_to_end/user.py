@@ -19,10 +19,11 @@ COMMAND = Path(sys.executable).with_name("orchestrator")
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-def write_job(folder: Path, text: str) -> Path:
-    """A folder with the test recipe and a spec; returns the spec's path."""
+def write_job(folder: Path, text: str, *recipes: str) -> Path:
+    """A folder with the test recipe, others that build on it and a spec; returns the spec's path."""
     folder.mkdir(parents=True)
-    shutil.copy(RECIPES / "tiny.py", folder)
+    for name in ("tiny.py", *recipes):
+        shutil.copy(RECIPES / name, folder)
     (folder / "job.yaml").write_text(text, encoding="utf-8")
     return folder / "job.yaml"
 
