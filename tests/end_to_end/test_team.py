@@ -48,9 +48,10 @@ JOBS = {f"job-{k:02}": (("ann", "bob")[k % 2], k % 3, WORKERS[k // 2 % len(WORKE
 ANNS_CPUS = 4
 HEARD_WITHIN_S = 3.0
 """Drivers ask the queue once a second, and write down what they hear."""
+RANK = r"(first in the queue|first of those that could run|\d+ jobs? ahead)"
 REASONS = (
-    r"needs \d+ CPUs?, \d+ free; (first in the queue|\d+ jobs? ahead)",
-    r"needs \d+ workers of 1 CPU \(\w+\); \d+ fits? now; (first in the queue|\d+ jobs? ahead)",
+    rf"needs \d+ CPUs?, \d+ free; {RANK}",
+    rf"needs \d+ workers of 1 CPU \(\w+\); \d+ fits? now; {RANK}",
     r"needs \d+ CPUs?; owner ann has \d+ of the 4 CPUs of their quota.*",
     r"would delay job-\d\d, which needs .*",
     r"needs .*; job-\d\d is making room",
@@ -97,6 +98,10 @@ class Team:
     def events(self, name: str, *kinds: str) -> list[dict[str, Any]]:
         return [event for event in lines(self.storage / name / "events.jsonl") if event["event"] in kinds]
 
+    def answers(self, name: str) -> list[dict[str, Any]]:
+        """What the queue has said to a job; its submission is an event ``queued`` too, without a reason."""
+        return [event for event in self.events(name, "queued", "granted") if "position" in event]
+
     def of_phase(self, *phases: str) -> list[str]:
         return [name for name in JOBS if self.state(name).get("phase") in phases]
 
@@ -114,7 +119,7 @@ def test_jobs_of_two_people_while_things_die(team: Team) -> None:
     (team.storage / "queue.yaml").write_text(f"quotas: {{ann: {{cpus: {ANNS_CPUS}}}}}\n")
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda name: team.submit(name, *JOBS[name]), JOBS))
-    wait_until(lambda: all(team.events(name, "queued", "granted") for name in JOBS), "all in the queue", LONG_S)
+    wait_until(lambda: all(team.answers(name) for name in JOBS), "all in the queue", LONG_S)
 
     # An urgent job is given the place of others, which save a checkpoint and wait again.
     wait_until(lambda: len(team.of_phase("running")) >= 2, "jobs that run", LONG_S)
@@ -204,7 +209,7 @@ def _released(time: float, held: dict[str, int], owner: str) -> list[tuple[float
 def _check_order(team: Team) -> None:
     """Of two jobs of one person that need the same, the more urgent or older one goes first."""
     first = {name: team.events(name, "granted")[0]["time"] for name in JOBS}
-    waits_since = {name: team.events(name, "queued", "granted")[0]["time"] for name in JOBS}
+    waits_since = {name: team.answers(name)[0]["time"] for name in JOBS}
 
     def rank(name: str) -> tuple[int, float]:
         return (-JOBS[name][1], team.state(name)["created_at"])
