@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import torch
 from gloo import run_on_ranks
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
-from torch import Tensor
+from torch import Tensor, nn
 
 from orchestrator.core.collectives import Collectives
 from orchestrator.core.run_directory import RunDirectory
+from orchestrator.core.seeding import seed_everything
+from orchestrator.data.sampler import GlobalOrder
 from orchestrator.spec.job import JobSpec
 from orchestrator.spec.load import dump_resolved, load_recipe_job
 from orchestrator.train.assemble import assemble
@@ -41,6 +44,29 @@ def tiny_spec(**sections: Any) -> JobSpec:
             **sections,
         }
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ByHand:
+    """What a loop without the product needs for the training of ``tiny_spec``, in its first state."""
+
+    recipe: Any
+    samples: Any
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    order: GlobalOrder
+
+
+def tiny_by_hand() -> ByHand:
+    """See ``ByHand``; the recipe is importable once a job with it has been built in this process."""
+    from tiny import Digits
+
+    recipe = Digits()
+    samples, _ = recipe.build_datasets()
+    seed_everything(0)
+    model = recipe.build_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return ByHand(recipe, samples, model, optimizer, GlobalOrder(len(samples), 0))
 
 
 def make_run_directory(root: Path, spec: JobSpec) -> RunDirectory:

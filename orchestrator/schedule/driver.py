@@ -79,9 +79,6 @@ class JobDriver(Driver):
         self._place.close()
 
     def _drive(self, history: JobHistory) -> int:
-        return self._attempts(history)
-
-    def _attempts(self, history: JobHistory) -> int:
         while True:
             self._wait_for_place()
             if self._stop_requested:

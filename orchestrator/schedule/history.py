@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-from contextlib import suppress
 from typing import Any
 
 from orchestrator.core import errors
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.run_directory import RunDirectory
 from orchestrator.spec.job import AnyJobSpec
+from orchestrator.tracking.companion import start_module
 from orchestrator.tracking.uri import redact, resolve_tracking_uri
 
 MODULE = "orchestrator.schedule.job_runs"
@@ -62,18 +61,16 @@ class JobHistory:
             self._process = None
         if self._process is None:
             self._process = self._start("--close")
-        with suppress(BrokenPipeError):
-            self._process.communicate("close\n")
+        self._process.communicate("close\n")
 
     def _start(self, *options: str) -> subprocess.Popen[str]:
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        # -P: a file of the job's folder must not stand in for a module of the standard library.
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE, str(self._directory.root), *options],
+        return start_module(
+            MODULE,
+            str(self._directory.root),
+            *options,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
             process_group=0,  # Ctrl-C is the driver's to answer; the end of the pipe ends this process too.
         )
 

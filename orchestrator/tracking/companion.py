@@ -29,6 +29,20 @@ NICENESS = 5
 logger = logging.getLogger(__name__)
 
 
+def start_module(module: str, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
+    """Start ``python -m module`` in a process that finds every module that this one finds.
+
+    Args:
+        module: its full name.
+        arguments: of its command line.
+        options: of ``subprocess.Popen``.
+    """
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    # -P: a file of the job's folder must not stand in for a module of the standard library.
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **options)
+
+
 class Companion:
     """The worker's side. Never raises: without the process, the worker goes on with one warning in its log.
 
@@ -39,16 +53,8 @@ class Companion:
 
     def __init__(self, module: str, settings: Mapping[str, Any]) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        path = os.pathsep.join(entry for entry in sys.path if entry)
         try:
-            # -P: a file of the job's folder must not stand in for a module of the standard library.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                bufsize=0,
-                env={**os.environ, "PYTHONPATH": path},
-            )
+            self._process = start_module(module, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0)
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps({**settings, "worker_pid": os.getpid()}).encode() + b"\n")
         except OSError as error:

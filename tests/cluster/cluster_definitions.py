@@ -16,6 +16,15 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CLUSTER, DOCKER = ROOT / "cluster", ROOT / "docker"
+ON_TWO_NODES = """
+name: spread
+recipe: {target: 'tiny.py:Digits'}
+train: {steps: 10}
+batch: {global_size: 96}
+resources: {workers: 2, placement: strict_spread}
+tracking: {system_metrics_every_s: null}
+"""
+"""A job that trains on two nodes or not at all; its recipe is the tests' own."""
 
 
 def documents(path: Path) -> list[dict[str, Any]]:

@@ -12,19 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster_definitions import CLUSTER
+from cluster_definitions import CLUSTER, ON_TWO_NODES
 from end_to_end.user import lines, run, state, write_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(900)]
 NODES = CLUSTER / "local" / "nodes.py"
-SPEC = """
-name: spread
-recipe: {target: 'tiny.py:Digits'}
-train: {steps: 10}
-batch: {global_size: 96}
-resources: {workers: 2, placement: strict_spread}
-tracking: {system_metrics_every_s: null}
-"""
 
 
 @contextmanager
@@ -55,7 +47,7 @@ def test_a_job_trains_on_two_nodes_and_nothing_is_left(script: subprocess.Popen[
     assert found, told
     environment = {"RAY_API_SERVER_ADDRESS": found[1], "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": found[2]}
     code, output = run(
-        "submit", write_job(tmp_path / "job", SPEC), "--storage", tmp_path / "runs", "--follow", env=environment
+        "submit", write_job(tmp_path / "job", ON_TWO_NODES), "--storage", tmp_path / "runs", "--follow", env=environment
     )
     assert code == 0, output
     assert state(tmp_path / "runs" / "spread")["phase"] == "succeeded"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_definitions import CLUSTER
+from cluster_definitions import CLUSTER, ON_TWO_NODES
 from end_to_end.user import lines, run, state, wait_until, write_job
 from machines import Machine, Machines, need, which
 
@@ -22,14 +22,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(1500
 LONG_S = 600.0
 ON_PREMISES = CLUSTER / "on_premises" / "cluster.yaml"
 EXAMPLES = ("192.0.2.10", "192.0.2.11, 192.0.2.12")
-SPEC = """
-name: spread
-recipe: {target: 'tiny.py:Digits'}
-train: {steps: 10}
-batch: {global_size: 96}
-resources: {workers: 2, placement: strict_spread}
-tracking: {system_metrics_every_s: null}
-"""
 SSHD = """
 Port 22
 HostKey {folder}/host_key
@@ -136,7 +128,7 @@ def test_machines_train_from_up_to_down(site: Site, raylet: Path, tmp_path: Path
     assert {node["address"] for node in nodes} == addresses, nodes
     assert [node["is_head"] for node in nodes] == [True, False]
 
-    spec = write_job(tmp_path / "job", SPEC)
+    spec = write_job(tmp_path / "job", ON_TWO_NODES)
     code, output = site.run("submit", spec, "--storage", site.storage, "--follow")
     assert code == 0, output
     assert state(site.storage / "spread")["phase"] == "succeeded"

@@ -15,6 +15,7 @@ from support import (
     assert_same_weights,
     job_here,
     make_run_directory,
+    tiny_by_hand,
     tiny_spec,
     train_here,
     train_on,
@@ -26,12 +27,10 @@ from torch.nn import functional as F
 from orchestrator.core.errors import RecipeError
 from orchestrator.core.parts import DataParts
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.core.seeding import seed_everything
 from orchestrator.core.staleness import Staleness
 from orchestrator.core.state_naming import OPTIMIZER
 from orchestrator.core.values import BatchPlan, DataPosition
 from orchestrator.data.micro_batch import LoadedMicroBatch
-from orchestrator.data.sampler import GlobalOrder
 from orchestrator.launch.memory.step import older_state
 from orchestrator.modulate.data.conadv import ConcurrentAdversarialLoss
 from orchestrator.modulate.data.look_ahead import LookAhead
@@ -59,18 +58,12 @@ def test_training_is_that_of_a_hand_written_loop(tmp_path: Path, staleness: int)
     length = {"train": {"samples": 288}}
     directory = trained(tmp_path / "run", **length, **conadv(staleness=staleness, statistics="shared", weight=0.3))
 
-    from tiny import Digits  # the recipe, importable since the run above
-
-    recipe = Digits()
-    samples, _ = recipe.build_datasets()
-    seed_everything(0)
-    model = recipe.build_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    order = GlobalOrder(len(samples), 0)
+    by_hand = tiny_by_hand()
+    samples, model, optimizer, order = by_hand.samples, by_hand.model, by_hand.optimizer, by_hand.order
     history: list[dict[str, torch.Tensor]] = []
     for step in range(6):
         history.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        older = recipe.build_model()
+        older = by_hand.recipe.build_model()
         older.load_state_dict(history[max(0, step - staleness)])
         ids = order.take(step * 48, 48)
         x = torch.stack([samples[i]["image"] for i in ids])

@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 import torch
 from engines.training import AWKWARD, engine_spec, largest_difference, prepare, run_cases
-from support import assert_same_weights, make_run_directory, tiny_spec, train_on, weights
+from support import assert_same_weights, make_run_directory, tiny_by_hand, tiny_spec, train_on, weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator.core.batches import cut
 from orchestrator.core.errors import RecipeError
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.core.seeding import seed_everything
-from orchestrator.data.sampler import GlobalOrder
 from orchestrator.engines.modules import checkpoint_activations
 from orchestrator.modulate.loss.sam import SharpnessAwareLoss, displaced
 from orchestrator.spec.job import ActivationCheckpointing
@@ -236,14 +234,8 @@ def test_rho_zero_is_the_plain_training_to_the_bit(tmp_path: Path, micro_size: i
 def test_training_is_that_of_a_hand_written_loop(tmp_path: Path) -> None:
     directory = trained(tmp_path / "run", **sam(rho=0.2, m=16))
 
-    from tiny import Digits  # the recipe, importable since the run above
-
-    recipe = Digits()
-    samples, _ = recipe.build_datasets()
-    seed_everything(0)
-    model = recipe.build_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    order = GlobalOrder(len(samples), 0)
+    by_hand = tiny_by_hand()
+    samples, model, optimizer, order = by_hand.samples, by_hand.model, by_hand.optimizer, by_hand.order
     for step in range(6):
         optimizer.zero_grad()
         ids = order.take(step * 48, 48)

@@ -42,7 +42,7 @@ def test_an_attempt_that_ends_under_a_stop(
 
     monkeypatch.setattr(driver, "_wait_for_place", lambda: None)
     monkeypatch.setattr(driver, "_one_attempt", one_attempt)
-    assert driver._attempts(None) == exit_code  # type: ignore[arg-type]  # the stand-in attempt has no history
+    assert driver._drive(None) == exit_code  # type: ignore[arg-type]  # the stand-in attempt has no history
     state = directory.read_state()
     assert (state["phase"], state["message"]) == (phase, result.message)
     assert not directory.stop_file.exists()
@@ -71,7 +71,7 @@ def test_a_stop_may_have_a_reason(
 
     monkeypatch.setattr(driver, "_wait_for_place", lambda: None)
     monkeypatch.setattr(driver, "_one_attempt", one_attempt)
-    assert driver._attempts(None) == STOPPED  # type: ignore[arg-type]  # as above
+    assert driver._drive(None) == STOPPED  # type: ignore[arg-type]  # as above
     state = directory.read_state()
     assert (state["phase"], state["reason"], state["message"]) == ("stopped", reason, message)
     assert directory.stop_request() == {}

@@ -106,7 +106,7 @@ def test_a_wait_in_the_queue_ends_with_its_timeout(driver: JobDriver, monkeypatc
 def test_a_stop_ends_the_wait_without_a_place(driver: JobDriver) -> None:
     driver._place = FakePlace("never")
     driver._directory.stop_file.touch()
-    assert driver._attempts(None) == STOPPED  # type: ignore[arg-type]  # no attempt is made
+    assert driver._drive(None) == STOPPED  # type: ignore[arg-type]  # no attempt is made
     assert [event["event"] for event in events(driver)] == ["stopped"]
 
 
@@ -135,7 +135,7 @@ def attempts(driver: JobDriver, monkeypatch: pytest.MonkeyPatch, *results: Any, 
 def test_a_job_that_made_room_waits_again_and_goes_on(driver: JobDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver._place = place = FakePlace(None)
     attempts(driver, monkeypatch, Ended("stopped", "stopped at step 3"), Ended("finished", "finished 6 steps"))
-    assert driver._attempts(None) == SUCCESS  # type: ignore[arg-type]  # the stand-in attempt has no history
+    assert driver._drive(None) == SUCCESS  # type: ignore[arg-type]  # the stand-in attempt has no history
     assert place.calls == ["begin", "give_back", "begin"]
     assert [event["event"] for event in events(driver)] == ["granted", "preempted", "granted", "succeeded"]
     assert events(driver)[1]["by"] == "urgent (priority 5)"
@@ -147,14 +147,14 @@ def test_a_job_that_finishes_before_it_could_make_room_is_done(
 ) -> None:
     driver._place = FakePlace(None)
     attempts(driver, monkeypatch, Ended("finished", "finished 6 steps"))
-    assert driver._attempts(None) == SUCCESS  # type: ignore[arg-type]  # as above
+    assert driver._drive(None) == SUCCESS  # type: ignore[arg-type]  # as above
     assert not driver._directory.preempt_file.exists()
 
 
 def test_a_persons_stop_wins_over_somebody_elses_need(driver: JobDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver._place = place = FakePlace(None)
     attempts(driver, monkeypatch, Ended("stopped", "stopped at step 3"), stop_in=0)
-    assert driver._attempts(None) == STOPPED  # type: ignore[arg-type]  # as above
+    assert driver._drive(None) == STOPPED  # type: ignore[arg-type]  # as above
     assert place.calls == ["begin"]
 
 
@@ -162,7 +162,7 @@ def test_a_failure_while_making_room_is_a_failure(driver: JobDriver, monkeypatch
     driver._place = FakePlace(None)
     failure = Failure(cause="worker_lost", message="rank 0 disappeared", rank=0)
     attempts(driver, monkeypatch, failure, Ended("finished", "finished 6 steps"))
-    assert driver._attempts(None) == SUCCESS  # type: ignore[arg-type]  # as above
+    assert driver._drive(None) == SUCCESS  # type: ignore[arg-type]  # as above
     assert driver._policy.used["worker_lost"] == 1
 
 

@@ -78,7 +78,7 @@ def drive(
     monkeypatch.setattr(module, "_attempt", one_attempt)
     monkeypatch.setattr(module, "_POLL_S", 0.0)
     driver._place = fake
-    assert driver._attempts(FakeHistory()) == exit_code  # type: ignore[arg-type]  # all that an attempt asks of it
+    assert driver._drive(FakeHistory()) == exit_code  # type: ignore[arg-type]  # all that an attempt asks of it
     return driver, fake, had
 
 

@@ -120,7 +120,7 @@ def test_a_job_ends_with_the_step_of_its_slowest_trial(
 
     monkeypatch.setattr(driver, "_wait_for_place", lambda: None)
     monkeypatch.setattr(driver, "_one_attempt", one_attempt)
-    assert driver._attempts(None) == exit_code  # type: ignore[arg-type]  # the stand-in attempt has no history
+    assert driver._drive(None) == exit_code  # type: ignore[arg-type]  # the stand-in attempt has no history
     assert job.read_state()["step"] == 3
     assert [phase for (phase,) in told(job, "phase")] == phases
 

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from gloo import run_on_ranks
-from support import ListTracker, assert_same_weights, export_here, job_here, make_run_directory, tiny_spec
+from support import ListTracker, assert_same_weights, export_here, job_here, make_run_directory, tiny_by_hand, tiny_spec
 from torch.nn import functional as F
 
 from orchestrator.core.run_directory import RunDirectory
-from orchestrator.data.sampler import GlobalOrder
 from orchestrator.train.loop import train
 
 STEPS, BATCH = 8, 48
@@ -97,16 +96,8 @@ def test_a_training_whose_batch_stays_is_to_the_last_bit_the_one_without_probes(
 
 def reference(batch: int, lr: float) -> Iterator[float]:
     """The losses of a branch after two steps, by torch alone."""
-    from tiny import Digits
-
-    from orchestrator.core.seeding import seed_everything
-
-    recipe = Digits()
-    rows, _ = recipe.build_datasets()
-    seed_everything(0)
-    model = recipe.build_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    order = GlobalOrder(len(rows), 0)
+    by_hand = tiny_by_hand()
+    rows, model, optimizer, order = by_hand.samples, by_hand.model, by_hand.optimizer, by_hand.order
 
     def step(position: int, size: int) -> float:
         ids = order.take(position, size)
